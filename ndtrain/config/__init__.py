@@ -1,0 +1,1 @@
+"""Configuration: a typed, frozen schema and a strict loader. Imports no torch."""

@@ -1,0 +1,156 @@
+"""The configuration: one frozen, typed section per part of the program.
+
+Each field says what it is, in which unit. Unknown keys are errors (`load.py`). Checks that need
+only one section live here as validators; checks across sections are in `checks.py`.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Run(Section):
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its files go to `directory/name`."""
+    directory: str = "runs"
+    """Folder that holds the run directories, relative to where the command starts."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initial weights and of the data order. Neither depends on the layout."""
+
+
+class Model(Section):
+    """The shape of a Qwen3 (or Llama) decoder. `sizes/` has the published ones."""
+
+    vocab_size: PositiveInt = 4096
+    """Rows of the embedding. At least the tokenizer's size."""
+    hidden_size: PositiveInt = 256
+    """Width of the residual stream."""
+    intermediate_size: PositiveInt = 768
+    """Width of the SwiGLU between gate|up and down."""
+    num_layers: PositiveInt = 4
+    """Number of transformer blocks."""
+    num_heads: PositiveInt = 8
+    """Number of query heads."""
+    num_kv_heads: PositiveInt = 4
+    """Number of key and value heads; divides num_heads."""
+    head_dim: PositiveInt = 32
+    """Width of one head; even. Independent of hidden_size in Qwen3."""
+    rope_theta: float = Field(1e6, gt=0)
+    """Base of the rotary frequencies."""
+    rms_norm_eps: float = Field(1e-6, gt=0)
+    """Added to the mean square before its root."""
+    tie_embeddings: bool = True
+    """One matrix serves as embedding and as output head."""
+    qk_norm: bool = True
+    """RMSNorm of each query and key head before RoPE: true for Qwen3, false for Llama."""
+    max_positions: PositiveInt = 40960
+    """Longest sequence the model is meant for; written to exported models."""
+    initial_std: float = Field(0.02, gt=0)
+    """Standard deviation of the initial weights."""
+    weights: str | None = None
+    """Folder to start from: a Hugging Face model or an ndtrain checkpoint. null: random weights."""
+
+
+class Data(Section):
+    source: Literal["stdlib", "text", "jsonl"] = "stdlib"
+    """stdlib: Python's own standard library; text: plain files; jsonl: `text` or `messages` records."""
+    paths: list[str] = []
+    """Glob patterns of the files, for `text` and `jsonl`; `**` crosses folders."""
+    max_megabytes: float | None = Field(5.0, gt=0)
+    """Read at most this much text (1 MB = 10^6 bytes). null: all."""
+    tokenizer: str = "train"
+    """`train`: a byte-level BPE of model.vocab_size trained on the data; else a Hugging Face folder."""
+    sequence_length: PositiveInt = 512
+    """Tokens in a row of a batch."""
+    document_mask: bool = True
+    """Tokens attend only inside their own document, and positions restart with it."""
+    train_on: Literal["assistant", "all"] = "assistant"
+    """Which tokens of a chat the loss counts."""
+    held_out_fraction: float = Field(0.02, ge=0, lt=1)
+    """Share of the documents kept for evaluation, chosen by the hash of their text."""
+    shuffle: bool = True
+    """New order of the documents in each epoch, from run.seed."""
+    cache_directory: str | None = None
+    """Where trained tokenizers and encoded text are kept. null: `$XDG_CACHE_HOME/ndtrain`."""
+    max_bad_records: int = Field(0, ge=0)
+    """Unreadable jsonl records that are reported and left out before the run is refused."""
+
+
+class Parallel(Section):
+    tp: PositiveInt = 1
+    """Tensor-parallel ranks; above 1 the residual stream is sharded along the sequence too."""
+    dp: PositiveInt | Literal["auto"] = "auto"
+    """Data-parallel ranks (ZeRO-1). auto: the world size divided by tp."""
+
+
+class Optim(Section):
+    lr: float = Field(3e-4, gt=0)
+    """Peak learning rate."""
+    betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
+    """AdamW's decay rates of the first and second moment, each in [0, 1)."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's denominator term."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay of the matrices; norms have none."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Largest global L2 norm of the gradient. null: not clipped (still reported)."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """cosine: to final_lr_ratio; wsd: warm up, stay, decay linearly over decay_steps; constant."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up from 0."""
+    decay_steps: int = Field(0, ge=0)
+    """Last steps in which `wsd` decays."""
+    final_lr_ratio: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the end, as a share of `lr`."""
+
+
+class Train(Section):
+    steps: PositiveInt = 200
+    """Optimizer steps."""
+    global_batch_size: PositiveInt = 8
+    """Rows (sequences) in one optimizer step, over all ranks."""
+    micro_batch_size: PositiveInt = 4
+    """Rows that one data-parallel rank computes at a time; the rest is accumulated."""
+    compute_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Weights and activations of forward and backward; master weights are always fp32."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activation checkpointing: none; selective: attention core and SwiGLU; full: whole blocks."""
+    eval_every: int = Field(100, ge=0)
+    """Steps between evaluations on held-out rows, which also happen at step 0 and at the end; 0: never."""
+    eval_rows: PositiveInt = 32
+    """Held-out rows of one evaluation, over all ranks."""
+
+
+class Ops(Section):
+    attention: Literal["auto", "reference", "sdpa"] = "auto"
+    """Implementation of attention. auto: sdpa where PyTorch has it for the device."""
+
+
+class Checkpoint(Section):
+    every_steps: int = Field(0, ge=0)
+    """Steps between checkpoints; 0: only at the end."""
+
+
+class Observe(Section):
+    log_every: PositiveInt = 1
+    """Steps between lines on the terminal; `metrics.jsonl` has every step."""
+    trace_steps: tuple[int, int] | None = Field(None, strict=False)
+    """First and last step whose spans are written to `trace/`, e.g. [10, 12]. null: none."""
+    progress: Literal["auto", "bar", "lines", "off"] = "auto"
+    """auto: a bar beside the lines on a terminal, lines alone elsewhere."""
+
+
+class Config(Section):
+    run: Run = Run()
+    model: Model = Model()
+    data: Data = Data()
+    parallel: Parallel = Parallel()
+    optim: Optim = Optim()
+    train: Train = Train()
+    ops: Ops = Ops()
+    checkpoint: Checkpoint = Checkpoint()
+    observe: Observe = Observe()
