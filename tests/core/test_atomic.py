@@ -24,9 +24,14 @@ def test_replaces_the_contents_and_leaves_no_other_file(tmp_path: Path) -> None:
 def test_an_exception_keeps_the_old_contents(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     atomic.write_bytes(path, b"old")
-    with pytest.raises(RuntimeError, match="half way"), atomic.atomic_file(path) as stream:
-        stream.write(b"new")
-        raise RuntimeError("half way")
+
+    def write_half() -> None:
+        with atomic.atomic_file(path) as stream:
+            stream.write(b"new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,0 +1,1 @@
+"""What a run tells about itself: metrics, sinks, span traces, the run directory. No torch."""
