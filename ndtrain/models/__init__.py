@@ -1,0 +1,1 @@
+"""Plain single-device models, one folder a family. They know nothing of ranks."""

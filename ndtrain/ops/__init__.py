@@ -1,0 +1,5 @@
+"""The operations whose cost is not that of their PyTorch decomposition, one file each.
+
+Each is a torch custom op with autograd, a meta implementation and a `Cost`; beside it stands a
+reference in plain PyTorch. Ops know no process groups.
+"""

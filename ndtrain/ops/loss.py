@@ -1,0 +1,144 @@
+"""Output head and cross-entropy in one, without ever holding all logits.
+
+    loss = linear_cross_entropy(x_TH, weight_VH, targets_T, weights_T)
+
+T tokens, H hidden, V vocabulary rows held here. Tokens pass in chunks: logits, softmax statistics,
+gradient of the logits, gradients of x and weight, all in forward, so that a chunk's logits live
+once and are never computed again (as in Liger's fused linear cross-entropy, arXiv:2410.10989).
+Backward only scales.
+
+With a vocabulary sharded by rows each shard calls this with its `first_row` and a `combine` that
+stacks the statistics of all shards; the mathematics is the same.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ndtrain.ops.cost import Cost, nbytes, register_cost
+from ndtrain.ops.norm import wide
+
+IGNORED = -100  # a target that the loss does not count; PyTorch's and Hugging Face's convention
+CHUNK_BYTES = 32 * 2**20  # of logits in the wide dtype: large matmuls, small beside activations
+
+Combine = Callable[[Tensor], Tensor]
+
+
+def cross_entropy_reference(logits_TV: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
+    """sum over tokens of weight * -log softmax(logits)[target]; differentiable by autograd."""
+    logits = logits_TV.to(wide(logits_TV.dtype))
+    losses = F.cross_entropy(logits, targets_T, ignore_index=IGNORED, reduction="none")
+    return (losses * weights_T.to(logits.dtype)).sum()
+
+
+@torch.library.custom_op("ndtrain::vocabulary_statistics", mutates_args=())
+def vocabulary_statistics(logits_TV: Tensor, targets_T: Tensor, first_row: int) -> Tensor:
+    """Returns [3, T]: max, sum of exp(logit - max), target's logit (0 where it is not held here)."""
+    logits = logits_TV.to(wide(logits_TV.dtype))
+    largest = logits.amax(-1)
+    sum_exp = (logits - largest[:, None]).exp_().sum(-1)
+    row = targets_T - first_row
+    held = (row >= 0) & (row < logits.shape[-1])
+    picked = logits.gather(-1, row.where(held, 0)[:, None]).squeeze(-1)
+    return torch.stack([largest, sum_exp, picked * held])
+
+
+@vocabulary_statistics.register_fake
+def _(logits_TV: Tensor, targets_T: Tensor, first_row: int) -> Tensor:
+    return logits_TV.new_empty((3, logits_TV.shape[0]), dtype=wide(logits_TV.dtype))
+
+
+@torch.library.custom_op("ndtrain::vocabulary_gradient_", mutates_args=("logits_TV",))
+def vocabulary_gradient_(
+    logits_TV: Tensor, targets_T: Tensor, weights_T: Tensor, lse_T: Tensor, first_row: int
+) -> None:
+    """Overwrites logits by weight * (softmax - one_hot(target))."""
+    gradient = logits_TV.to(wide(logits_TV.dtype))
+    torch.sub(gradient, lse_T[:, None], out=gradient).exp_()
+    row = targets_T - first_row
+    held = (row >= 0) & (row < gradient.shape[-1])
+    gradient.scatter_add_(-1, row.where(held, 0)[:, None], -held[:, None].to(gradient.dtype))
+    logits_TV.copy_(gradient.mul_(weights_T[:, None]))
+
+
+@vocabulary_gradient_.register_fake
+def _(
+    logits_TV: Tensor, targets_T: Tensor, weights_T: Tensor, lse_T: Tensor, first_row: int
+) -> None:
+    return None
+
+
+def combine_statistics(statistics_R3T: Tensor) -> tuple[Tensor, Tensor]:
+    """[R, 3, T] of R shards -> log-sum-exp [T] and target's logit [T], summed in shard order."""
+    largest, sum_exp, picked = statistics_R3T.unbind(1)
+    overall = largest.amax(0)
+    total = (sum_exp * (largest - overall).exp()).sum(0)
+    return total.log() + overall, picked.sum(0)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, x_TH, weight_VH, targets_T, weights_T, first_row, combine, want_gradient
+    ) -> Tensor:
+        dtype = wide(x_TH.dtype)
+        weights_T = torch.where(targets_T == IGNORED, 0, weights_T).to(dtype)
+        rows = max(1, CHUNK_BYTES // (weight_VH.shape[0] * dtype.itemsize))
+        loss = x_TH.new_zeros((), dtype=dtype)
+        dx_chunks, dweight = [], None
+        for x, targets, weights in zip(
+            x_TH.split(rows), targets_T.split(rows), weights_T.split(rows), strict=True
+        ):
+            logits = x @ weight_VH.t()
+            statistics = combine(vocabulary_statistics(logits, targets, first_row))
+            lse, picked = combine_statistics(statistics)
+            loss += ((lse - picked) * weights).sum()
+            if not want_gradient:
+                continue
+            vocabulary_gradient_(logits, targets, weights, lse, first_row)
+            dx_chunks.append(logits @ weight_VH)
+            dweight_chunk = logits.t() @ x
+            dweight = dweight_chunk if dweight is None else dweight.to(dtype).add_(dweight_chunk)
+        if want_gradient:
+            assert dweight is not None
+            ctx.save_for_backward(torch.cat(dx_chunks), dweight.to(weight_VH.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx, dloss: Tensor):  # type: ignore[no-untyped-def]
+        dx, dweight = ctx.saved_tensors
+        # The trainer's upstream gradient is one, but this must hold in any graph.
+        return dx * dloss.to(dx.dtype), dweight * dloss.to(dweight.dtype), *([None] * 5)
+
+
+def linear_cross_entropy(
+    x_TH: Tensor,
+    weight_VH: Tensor,
+    targets_T: Tensor,
+    weights_T: Tensor,
+    first_row: int = 0,
+    combine: Combine = lambda statistics: statistics[None],
+) -> Tensor:
+    """Returns the scalar sum of weights * cross-entropy, in fp32 (fp64 for fp64).
+
+    targets_T: int64, vocabulary ids over all shards; IGNORED ones count nothing.
+    weights_T: what a token's loss counts, e.g. 1 / number of counted tokens in the batch.
+    combine: [3, T] of this shard -> [R, 3, T] of all shards.
+    """
+    want_gradient = torch.is_grad_enabled() and (x_TH.requires_grad or weight_VH.requires_grad)
+    return _LinearCrossEntropy.apply(
+        x_TH, weight_VH, targets_T, weights_T, first_row, combine, want_gradient
+    )
+
+
+@register_cost(vocabulary_statistics)
+def _(logits_TV: Tensor, targets_T: Tensor, first_row: int, *, result: Tensor) -> Cost:
+    workspace = logits_TV.numel() * wide(logits_TV.dtype).itemsize
+    return Cost(4 * logits_TV.numel(), nbytes(logits_TV, targets_T, result), workspace)
+
+
+@register_cost(vocabulary_gradient_)
+def _(logits_TV, targets_T, weights_T, lse_T, first_row, *, result) -> Cost:  # type: ignore[no-untyped-def]
+    return Cost(3 * logits_TV.numel(), 2 * nbytes(logits_TV) + nbytes(targets_T, weights_T, lse_T))
