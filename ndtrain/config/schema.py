@@ -4,16 +4,28 @@ Each field says what it is, in which unit. Unknown keys are errors (`load.py`). 
 only one section live here as validators; checks across sections are in `checks.py`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+StepNumber = Annotated[int, Field(ge=0)]
 
 
 class Run(Section):
+    """The run itself: its name, its folder, its seed."""
+
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; its files go to `directory/name`."""
     directory: str = "runs"
@@ -56,14 +68,16 @@ class Model(Section):
 
 
 class Data(Section):
+    """Where tokens come from and how they are packed into rows."""
+
     source: Literal["stdlib", "text", "jsonl"] = "stdlib"
-    """stdlib: Python's own standard library; text: plain files; jsonl: `text` or `messages` records."""
+    """stdlib: Python's standard library; text: plain files; jsonl: `text` or `messages` records."""
     paths: list[str] = []
     """Glob patterns of the files, for `text` and `jsonl`; `**` crosses folders."""
     max_megabytes: float | None = Field(5.0, gt=0)
     """Read at most this much text (1 MB = 10^6 bytes). null: all."""
     tokenizer: str = "train"
-    """`train`: a byte-level BPE of model.vocab_size trained on the data; else a Hugging Face folder."""
+    """`train`: a byte-level BPE of model.vocab_size, from the data; else a Hugging Face folder."""
     sequence_length: PositiveInt = 512
     """Tokens in a row of a batch."""
     document_mask: bool = True
@@ -81,6 +95,8 @@ class Data(Section):
 
 
 class Parallel(Section):
+    """How the ranks divide the work. tp x dp = the world size."""
+
     tp: PositiveInt = 1
     """Tensor-parallel ranks; above 1 the residual stream is sharded along the sequence too."""
     dp: PositiveInt | Literal["auto"] = "auto"
@@ -88,9 +104,11 @@ class Parallel(Section):
 
 
 class Optim(Section):
+    """AdamW and its learning rate."""
+
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
+    betas: tuple[DecayRate, DecayRate] = Field((0.9, 0.95), strict=False)
     """AdamW's decay rates of the first and second moment, each in [0, 1)."""
     eps: float = Field(1e-8, gt=0)
     """AdamW's denominator term."""
@@ -109,6 +127,8 @@ class Optim(Section):
 
 
 class Train(Section):
+    """How long, how much at a time, in which precision."""
+
     steps: PositiveInt = 200
     """Optimizer steps."""
     global_batch_size: PositiveInt = 8
@@ -120,31 +140,39 @@ class Train(Section):
     recompute: Literal["none", "selective", "full"] = "none"
     """Activation checkpointing: none; selective: attention core and SwiGLU; full: whole blocks."""
     eval_every: int = Field(100, ge=0)
-    """Steps between evaluations on held-out rows, which also happen at step 0 and at the end; 0: never."""
+    """Steps between evaluations on held-out rows, besides step 0 and the last; 0: never."""
     eval_rows: PositiveInt = 32
     """Held-out rows of one evaluation, over all ranks."""
 
 
 class Ops(Section):
+    """Which implementation computes an operation."""
+
     attention: Literal["auto", "reference", "sdpa"] = "auto"
     """Implementation of attention. auto: sdpa where PyTorch has it for the device."""
 
 
 class Checkpoint(Section):
+    """When the state is saved."""
+
     every_steps: int = Field(0, ge=0)
     """Steps between checkpoints; 0: only at the end."""
 
 
 class Observe(Section):
+    """What is shown and recorded."""
+
     log_every: PositiveInt = 1
     """Steps between lines on the terminal; `metrics.jsonl` has every step."""
-    trace_steps: tuple[int, int] | None = Field(None, strict=False)
+    trace_steps: tuple[StepNumber, StepNumber] | None = Field(None, strict=False)
     """First and last step whose spans are written to `trace/`, e.g. [10, 12]. null: none."""
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """auto: a bar beside the lines on a terminal, lines alone elsewhere."""
 
 
 class Config(Section):
+    """All of it. Frozen: what was decided for a run does not change under it."""
+
     run: Run = Run()
     model: Model = Model()
     data: Data = Data()

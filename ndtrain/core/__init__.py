@@ -1,1 +1,1 @@
-"""The bottom layer: errors, units, files, spans. Standard library only; imports nothing of ndtrain."""
+"""The bottom layer: errors, files, spans. Standard library only; imports nothing of ndtrain."""

@@ -1,0 +1,27 @@
+"""Did-you-mean, wherever a user types a name: keys, presets, commands, values.
+
+nearest("trian", ["train", "validate"])   # -> "train"
+did_you_mean("trian", ["train"])          # -> "did you mean `train`?"; "" without a candidate
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that `name` most likely meant; None where nothing is near.
+
+    Case and the difference between `-` and `_` do not count. The cutoff 0.6 is difflib's own.
+    """
+    plain = {_plain(candidate): candidate for candidate in candidates}
+    matches = get_close_matches(_plain(name), plain, n=1)
+    return plain[matches[0]] if matches else None
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    candidate = nearest(name, candidates)
+    return f"did you mean `{candidate}`?" if candidate else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
