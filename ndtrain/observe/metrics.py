@@ -8,53 +8,27 @@ The FLOPs of a step, forward and backward (a multiply-add counts as two):
 
     6 * N * tokens  +  12 * num_layers * num_heads * head_dim * pairs
 
-N: weights that multiply a token: the projections, the SwiGLU and the output head. The embedding
-lookup multiplies nothing and is left out; a tied matrix counts once, as the head.
+N: weights that multiply every token (`Shape.num_matmul_parameters`): projections, SwiGLU, output
+head. The embedding lookup multiplies nothing and is left out; a tied matrix counts as the head.
 pairs: (query, key) pairs that really attend, so causal attention is half of the square and
 packed documents do not see each other. Recomputed activations are not counted: MFU measures the
 model's work, not the machine's.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from ndtrain.core.spans import Span
+from ndtrain.models.qwen3.shape import Shape
 
 COMMUNICATION_TRACKS = ("gather", "scatter", "dma")
 COMPUTE_TRACK = "compute"
 
 
-class DecoderShape(Protocol):
-    """The fields of a decoder's shape that its FLOPs depend on."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def num_kv_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-
-
 def tokens_per_second(num_tokens: int, step_ms: float) -> float:
     return num_tokens / (step_ms / 1e3)
-
-
-def matmul_parameters(shape: DecoderShape) -> int:
-    """N of the formula above: weights of the matmuls of one token, over the whole model."""
-    attention = 2 * shape.hidden_size * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
-    swiglu = 3 * shape.hidden_size * shape.intermediate_size
-    head = shape.hidden_size * shape.vocab_size
-    return shape.num_layers * (attention + swiglu) + head
 
 
 def causal_pairs(sequence_length: int) -> int:
@@ -70,13 +44,13 @@ def packed_pairs(positions: np.ndarray) -> int:
     return int(positions.sum(dtype=np.int64)) + positions.size
 
 
-def step_flops(shape: DecoderShape, num_tokens: int, num_pairs: int) -> int:
+def step_flops(shape: Shape, num_tokens: int, num_pairs: int) -> int:
     """FLOPs of forward and backward over `num_tokens` tokens with `num_pairs` attended pairs.
 
     A pair costs a head 2 * head_dim in QK^T and as much in PV; the backward pass doubles both.
     """
     attention = 12 * shape.num_layers * shape.num_heads * shape.head_dim * num_pairs
-    return 6 * matmul_parameters(shape) * num_tokens + attention
+    return 6 * shape.num_matmul_parameters() * num_tokens + attention
 
 
 def model_flops_utilization(flops: float, step_ms: float, peak_flops: float | None) -> float | None:
