@@ -1,0 +1,1 @@
+"""Tables of what devices can do, with their sources. No torch."""
