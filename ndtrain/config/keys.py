@@ -65,7 +65,7 @@ def field(key: str) -> FieldInfo | None:
 
 def unknown_key(key: str) -> tuple[str, str]:
     """What is wrong with a key that the schema lacks, and the key that was probably meant."""
-    what = f"unknown key `{key}`"
+    what = f"unknown key `{key}`" if key.isprintable() else f"unknown key {key!r}"
     name, _, rest = key.partition(".")
     parent = key.rpartition(".")[0]
     if field(parent) is not None:

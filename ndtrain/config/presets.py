@@ -82,4 +82,31 @@ def _help(text: str) -> str:
     for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)
     hint = did_you_mean(stem, [*short, *names()])
-    return f"{hint} (`ndtrain config ls` lists the presets)".lstrip()
+    return (
+        f"{hint} (`ndtrain config ls` lists all)"
+        if hint
+        else "`ndtrain config ls` lists the presets"
+    )
+
+
+def summary(name: str) -> str:
+    """The first comment of a preset that is not for the editor."""
+    path = path_of(name)
+    assert path is not None
+    lines = [line for line in path.read_text("utf-8").splitlines() if line.startswith("# ")]
+    return next(line[2:] for line in lines if not line.startswith(_EDITOR_LINE))
+
+
+_EDITOR_LINE = "# yaml-language-server: $schema="
+
+
+def text_of_copy(config: str) -> str:
+    """A preset's text for a file elsewhere; for `a+b`, a file that extends both."""
+    head = f"{_EDITOR_LINE}{(folder() / 'schema.json').as_posix()}\n"
+    sources = split(config)
+    if len(sources) == 1:
+        text = sources[0].path.read_text("utf-8-sig")
+        first, newline, rest = text.partition("\n")
+        return head + rest if first.startswith(_EDITOR_LINE) else text
+    shown = [source.shown.removeprefix("configs/").removesuffix(".yaml") for source in sources]
+    return f"{head}\nextends: [{', '.join(shown)}]\n\n# Your own values go below and win.\n"

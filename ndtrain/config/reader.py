@@ -114,7 +114,7 @@ class _Builder:
                 )
             elif key in mapping:
                 first = f"first written at {mapping[key].where}"
-                self.errors.append(UserError(f"duplicate key `{key}`", where, first))
+                self.errors.append(UserError(f"duplicate key {key!r}", where, first))
             else:
                 # The key's line, not the value's: a value may start on the next line.
                 mapping[key] = Node(self.build(value_node).value, where)

@@ -1,0 +1,26 @@
+"""The table of commands: where each lives, and its line in `ndtrain --help`.
+
+A row stands for a click command at `module:attribute`; the module is imported only when the command
+is called or asked for help. The order of groups and rows is the order of the help.
+"""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    group: str
+    target: str
+    help: str
+
+
+COMMANDS: dict[str, Row] = {
+    "train": Row("Train", "ndtrain.cli.train:train", "Train a model on this machine's ranks."),
+    "validate": Row("Train", "ndtrain.cli.validate:validate", "Check configs, without hardware."),
+    "generate": Row("Train", "ndtrain.cli.generate:generate", "Continue a prompt."),
+    "config": Row("Config", "ndtrain.cli.config:config", "Show, list, copy and explain configs."),
+    "import": Row("Models", "ndtrain.cli.import_:import_", "Hugging Face folder to checkpoint."),
+    "export": Row("Models", "ndtrain.cli.export:export", "Checkpoint to Hugging Face folder."),
+    "doctor": Row("Look", "ndtrain.cli.doctor:doctor", "Examine this machine and installation."),
+    "bench": Row("Look", "ndtrain.cli.bench:bench", "Measure a step against its peers."),
+    "completion": Row("Shell", "ndtrain.cli.completion:completion", "Print completion code."),
+}
