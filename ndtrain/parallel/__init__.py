@@ -1,0 +1,1 @@
+"""What turns the plain model into a parallel one: tensor and sequence parallelism, ZeRO."""

@@ -1,0 +1,1 @@
+"""Where the step meets the machine: mesh, named collectives, one file a transport."""

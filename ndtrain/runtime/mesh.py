@@ -1,0 +1,85 @@
+"""The grid of ranks: data x tensor, tensor fastest, so that a tensor group stays inside a node.
+
+mesh = Mesh.create(tp=2, dp=2)          # after dist.init_process_group, on every rank
+mesh.tensor.size, mesh.tensor.rank      # my place on an axis
+mesh.replicas(2)                        # tensor ranks that hold the same key/value head
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One line of the grid through this rank. An axis of size 1 has no group: nothing moves."""
+
+    name: str
+    ranks: tuple[int, ...]  # global ranks in order
+    rank: int  # own index in `ranks`
+    group: dist.ProcessGroup | None
+
+    @property
+    def size(self) -> int:
+        return len(self.ranks)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    world: Axis
+    data: Axis
+    tensor: Axis
+    key_value: Axis  # tensor ranks that hold copies of the same key/value heads
+
+    @classmethod
+    def create(cls, tp: int, dp: int, num_kv_replicas: int = 1) -> "Mesh":
+        """Collective: every rank of the world calls it with the same arguments."""
+        rank = dist.get_rank()
+        assert tp * dp == dist.get_world_size()
+        assert tp % num_kv_replicas == 0
+        world = tuple(range(tp * dp))
+        tensor_lines = [world[row * tp : (row + 1) * tp] for row in range(dp)]
+        data_lines = [world[column::tp] for column in range(tp)]
+        replica_lines = [
+            line[first : first + num_kv_replicas]
+            for line in tensor_lines
+            for first in range(0, tp, num_kv_replicas)
+        ]
+        return cls(
+            world=_axis("world", [world], rank),
+            data=_axis("data", data_lines, rank),
+            tensor=_axis("tensor", tensor_lines, rank),
+            key_value=_axis("key_value", replica_lines, rank),
+        )
+
+    @classmethod
+    def place(cls, rank: int, tp: int, dp: int, num_kv_replicas: int = 1) -> "Mesh":
+        """The mesh as `rank` would see it, without processes: for plans on meta tensors."""
+        row, column = divmod(rank, tp)
+        first = column - column % num_kv_replicas
+        line = tuple(range(row * tp, (row + 1) * tp))
+        return cls(
+            world=Axis("world", tuple(range(tp * dp)), rank, None),
+            data=Axis("data", tuple(range(column, tp * dp, tp)), row, None),
+            tensor=Axis("tensor", line, column, None),
+            key_value=Axis(
+                "key_value", line[first : first + num_kv_replicas], column - first, None
+            ),
+        )
+
+
+def _axis(name: str, lines: Iterable[tuple[int, ...]], rank: int) -> Axis:
+    """Makes the group of each line (a collective each) and returns the line through `rank`."""
+    own = None
+    for line in lines:
+        if len(line) == 1:
+            group = None
+        elif len(line) == dist.get_world_size():
+            group = dist.group.WORLD
+        else:
+            group = dist.new_group(list(line))
+        if rank in line:
+            own = Axis(name, line, line.index(rank), group)
+    assert own is not None
+    return own

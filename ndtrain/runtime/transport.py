@@ -1,0 +1,33 @@
+"""What a backend has to offer to `Collectives`: three operations on contiguous tensors."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ndtrain.ops.norm import wide
+from ndtrain.runtime.mesh import Axis
+
+
+class Transport(Protocol):
+    def all_gather(self, x: Tensor, axis: Axis) -> Tensor:
+        """[n, ...] of each rank -> [size * n, ...] in rank order, the same bits everywhere."""
+        ...
+
+    def reduce_scatter(self, x: Tensor, axis: Axis) -> Tensor:
+        """[size * n, ...] of each rank -> [n, ...]: own slice of the sum, in the dtype of x.
+
+        Summed in rank order in fp32 (fp64 for fp64) and rounded once.
+        """
+        ...
+
+    def broadcast(self, x: Tensor, axis: Axis) -> None:
+        """Overwrites x by the first rank's."""
+        ...
+
+
+def sum_in_order(parts: list[Tensor]) -> Tensor:
+    """The sum from the first part to the last in fp32 (fp64 for fp64), rounded once."""
+    total = parts[0].to(wide(parts[0].dtype), copy=True)
+    for part in parts[1:]:
+        total += part
+    return total.to(parts[0].dtype)
