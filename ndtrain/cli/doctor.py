@@ -1,4 +1,4 @@
-"""`ndtrain doctor`: examine this machine and installation, and say what to do about each finding."""
+"""`ndtrain doctor`: examine this machine and installation, and say what helps."""
 
 import sys
 

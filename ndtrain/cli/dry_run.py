@@ -1,4 +1,4 @@
-"""What `ndtrain train --dry-run` prints: what would run, in the few numbers that decide its cost."""
+"""What `ndtrain train --dry-run` prints: what would run, and the numbers that decide its cost."""
 
 from ndtrain.config.checks import data_parallel, resolve
 from ndtrain.config.checks import world_size as asked_for

@@ -133,7 +133,7 @@ def neuron() -> Finding:
             "in the AWS Neuron setup guide"
         )
         return Finding("warn", "neuron", listed, help_text)
-    return Finding("ok", "neuron", listed or "not installed; kernels run in the simulator")
+    return Finding("ok", "neuron", listed or "not installed")
 
 
 def configs() -> Finding:

@@ -65,7 +65,7 @@ def field(key: str) -> FieldInfo | None:
 
 def unknown_key(key: str) -> tuple[str, str]:
     """What is wrong with a key that the schema lacks, and the key that was probably meant."""
-    what = f"unknown key `{key}`" if key.isprintable() else f"unknown key {key!r}"
+    what = f"unknown key `{key}`"
     name, _, rest = key.partition(".")
     parent = key.rpartition(".")[0]
     if field(parent) is not None:
@@ -94,11 +94,12 @@ def _nearest_key(name: str, rest: str) -> str:
     if name not in SECTIONS:
         match = nearest(f"{name}.{rest}", FIELDS)
         return _meant(match) if match else f"the sections are {', '.join(SECTIONS)}"
-    keys = [candidate for candidate in FIELDS if candidate.startswith(f"{name}.")]
-    match = nearest(f"{name}.{rest}", keys)
-    if match:
-        return _meant(match)
-    return f"`{name}` has {', '.join(key.partition('.')[2] for key in keys)}"
+    # Bare names: the section's name in common would make everything look near.
+    names = [
+        candidate.partition(".")[2] for candidate in FIELDS if candidate.startswith(f"{name}.")
+    ]
+    match = nearest(rest, names)
+    return _meant(f"{name}.{match}") if match else f"`{name}` has {', '.join(names)}"
 
 
 def _meant(key: str) -> str:

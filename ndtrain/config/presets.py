@@ -106,7 +106,7 @@ def text_of_copy(config: str) -> str:
     sources = split(config)
     if len(sources) == 1:
         text = sources[0].path.read_text("utf-8-sig")
-        first, newline, rest = text.partition("\n")
+        first, _, rest = text.partition("\n")
         return head + rest if first.startswith(_EDITOR_LINE) else text
     shown = [source.shown.removeprefix("configs/").removesuffix(".yaml") for source in sources]
     return f"{head}\nextends: [{', '.join(shown)}]\n\n# Your own values go below and win.\n"

@@ -29,6 +29,9 @@ _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+_NO_ALIAS = "an alias (`*name`) is not read; a text that starts with * needs quotes"
+_NO_ANCHOR = "an anchor (`&name`) is not read; a text that starts with & needs quotes"
+_NO_TAG = "a tag (`!name`) is not read; a text that starts with ! needs quotes"
 _PREFIX = "tag:yaml.org,2002:"
 
 
@@ -52,17 +55,11 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise _refuse(
-                event, "an alias (`*name`) is not read; a text that starts with * needs quotes"
-            )
+            raise _refuse(event, _NO_ALIAS)
         if event.anchor is not None:
-            raise _refuse(
-                event, "an anchor (`&name`) is not read; a text that starts with & needs quotes"
-            )
+            raise _refuse(event, _NO_ANCHOR)
         if getattr(event, "tag", None) is not None:
-            raise _refuse(
-                event, "a tag (`!name`) is not read; a text that starts with ! needs quotes"
-            )
+            raise _refuse(event, _NO_TAG)
         if self.depth >= MAX_DEPTH:
             raise _refuse(event, f"nested more than {MAX_DEPTH} deep")
         self.depth += 1
@@ -192,6 +189,9 @@ def _from_yaml(error: yaml.MarkedYAMLError, builder: _Builder) -> UserError:
     mark = error.problem_mark or error.context_mark
     where = f"{builder.place}:{mark.line + 1}" if builder.is_file and mark else builder.place
     problem = error.problem or error.context or "cannot be parsed"
+    if "alias" in (error.context or ""):
+        # A glob such as *.txt: the scanner stumbles over it before it is an alias.
+        return UserError(_NO_ALIAS, where)
     help_text = "YAML indents with spaces, never with tabs" if "'\\t'" in problem else ""
     what = problem if isinstance(error, _Refused) else f"not valid YAML: {problem}"
     return UserError(what, where, help_text)

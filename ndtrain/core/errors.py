@@ -27,12 +27,17 @@ class UserError(ValueError):
         return (type(self), (self.what, self.where, self.help))
 
     def __str__(self) -> str:
-        lines = [f"error: {self.what}"]
+        lines = [f"error: {_printable(self.what)}"]
         if self.where:
-            lines.append(f"  at {self.where}")
+            lines.append(f"  at {_printable(self.where)}")
         if self.help:
-            lines.append(f"  help: {self.help}")
+            lines.append(f"  help: {_printable(self.help)}")
         return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """One line that a terminal can show: what a user typed may hold newlines and escape codes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class UserErrors(UserError):

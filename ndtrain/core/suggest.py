@@ -13,7 +13,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
     Case and the difference between `-` and `_` do not count. The cutoff 0.6 is difflib's own.
     """
-    plain = {_plain(candidate): candidate for candidate in candidates}
+    plain: dict[str, str] = {}
+    for candidate in candidates:
+        plain.setdefault(_plain(candidate), candidate)
     matches = get_close_matches(_plain(name), plain, n=1)
     return plain[matches[0]] if matches else None
 
