@@ -33,27 +33,24 @@ class Batch(NamedTuple):
 
 
 class Row(NamedTuple):
-    """S + 1 tokens before they are shifted against each other."""
+    """S + 1 tokens, before inputs and targets are cut out of them."""
 
     tokens: np.ndarray  # int64 [S + 1]
-    starts: np.ndarray  # int32 [S + 1], padding is a document of its own
-    counted: np.ndarray  # bool [S + 1]; entry 0 is the target of no token in this row
+    starts: np.ndarray  # int32 [S + 1], as starts_BS; padding is a document of its own
+    counted: np.ndarray  # bool [S + 1], targets that the loss counts; entry 0 is no target
+    num_filled: int  # the rest is padding
 
 
-def make_batch(
-    dataset: Dataset, rows: Sequence[Sequence[Piece]], sequence_length: int, document_mask: bool
-) -> Batch:
-    filled = [fill_row(dataset, pieces, sequence_length, document_mask) for pieces in rows]
-    tokens = np.stack([row.tokens for row in filled])
-    counted = np.stack([row.counted for row in filled])
-    targets_BS = np.where(counted[:, 1:], tokens[:, 1:], IGNORED_TARGET)
-    positions_BS = np.broadcast_to(np.arange(sequence_length), targets_BS.shape)
-    starts_BS = None
-    if document_mask:
-        starts_BS = np.stack([row.starts[:-1] for row in filled])
-        positions_BS = positions_BS - starts_BS
+def make_batch(rows: Sequence[Row], document_mask: bool) -> Batch:
+    tokens = np.stack([row.tokens for row in rows])
+    counted = np.stack([row.counted for row in rows])
+    starts_BS = np.stack([row.starts[:-1] for row in rows])
+    positions_BS = np.broadcast_to(np.arange(starts_BS.shape[1], dtype=np.int64), starts_BS.shape)
     return Batch(
-        np.ascontiguousarray(tokens[:, :-1]), targets_BS, positions_BS.astype(np.int64), starts_BS
+        tokens_BS=np.ascontiguousarray(tokens[:, :-1]),
+        targets_BS=np.where(counted[:, 1:], tokens[:, 1:], IGNORED_TARGET),
+        positions_BS=positions_BS - starts_BS if document_mask else positions_BS.copy(),
+        starts_BS=starts_BS if document_mask else None,
     )
 
 
@@ -70,13 +67,13 @@ def fill_row(
         column = stop
     starts[column:] = column
     counted = counted_row(dataset, pieces, sequence_length, document_mask)
-    return Row(tokens, starts, counted)
+    return Row(tokens, starts, counted, num_filled=column)
 
 
 def counted_row(
     dataset: Dataset, pieces: Sequence[Piece], sequence_length: int, document_mask: bool
 ) -> np.ndarray:
-    """bool [S + 1]: whether the loss counts the prediction of the token. Reads no token."""
+    """`Row.counted` alone: reads no token, so that every rank can count the others' targets."""
     counted = np.zeros(sequence_length + 1, dtype=bool)
     column = 0
     for piece in pieces:
@@ -85,17 +82,5 @@ def counted_row(
         if document_mask and piece.begin == 0:
             counted[column] = False
         column = stop
+    counted[0] = False
     return counted
-
-
-def count_targets(
-    dataset: Dataset,
-    rows: Sequence[Sequence[Piece]],
-    sequence_length: int,
-    document_mask: bool,
-) -> int:
-    """How many entries of `targets_BS` are not -100, without making the batch."""
-    return sum(
-        int(counted_row(dataset, pieces, sequence_length, document_mask)[1:].sum())
-        for pieces in rows
-    )

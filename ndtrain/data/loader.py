@@ -16,7 +16,7 @@ from hashlib import blake2b
 import numpy as np
 
 from ndtrain.core.errors import UserError
-from ndtrain.data.batch import Batch, count_targets, make_batch
+from ndtrain.data.batch import Batch, Row, counted_row, fill_row, make_batch
 from ndtrain.data.dataset import Dataset
 from ndtrain.data.order import order_of
 from ndtrain.data.pack import ConversationRows, Order, Piece, Rows, TextRows
@@ -55,17 +55,24 @@ class Loader:
 
     def batch(self, rows: slice) -> Batch:
         """Rows [rows.start, rows.stop) of the current global batch."""
+        return make_batch(self.rows(rows), self.document_mask)
+
+    def rows(self, rows: slice) -> list[Row]:
+        """The same rows, before inputs and targets are cut out of them."""
         assert 0 <= rows.start < rows.stop <= self.global_batch_size
-        pieces = self._pieces()[rows]
-        return make_batch(self.dataset, pieces, self.sequence_length, self.document_mask)
+        return [
+            fill_row(self.dataset, pieces, self.sequence_length, self.document_mask)
+            for pieces in self._pieces()[rows]
+        ]
 
     def num_targets(self) -> int:
         """Targets that the loss counts in the current global batch, over all ranks.
 
         Raises UserError if there are none: the mean loss would be 0 / 0.
         """
-        count = count_targets(
-            self.dataset, self._pieces(), self.sequence_length, self.document_mask
+        count = sum(
+            int(counted_row(self.dataset, pieces, self.sequence_length, self.document_mask).sum())
+            for pieces in self._pieces()
         )
         if count == 0:
             raise UserError(
@@ -157,13 +164,18 @@ class HeldOutRows:
 
     def batch(self, rows: slice) -> Batch:
         """Rows [rows.start, rows.stop)."""
-        pieces = self._pieces(rows)
-        return make_batch(self.dataset, pieces, self.sequence_length, self.document_mask)
+        filled = [
+            fill_row(self.dataset, pieces, self.sequence_length, self.document_mask)
+            for pieces in self._pieces(rows)
+        ]
+        return make_batch(filled, self.document_mask)
 
     def num_targets(self, rows: slice) -> int:
         """Targets that the loss counts in these rows."""
-        pieces = self._pieces(rows)
-        return count_targets(self.dataset, pieces, self.sequence_length, self.document_mask)
+        return sum(
+            int(counted_row(self.dataset, pieces, self.sequence_length, self.document_mask).sum())
+            for pieces in self._pieces(rows)
+        )
 
     def _pieces(self, rows: slice) -> list[list[Piece]]:
         return [

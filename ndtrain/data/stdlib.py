@@ -33,6 +33,7 @@ class StdlibSource(Source):
 
     def documents(self, remarks: list[str]) -> Iterator[Document]:
         undecodable = []
+        num_empty = 0
         for file in self.files:
             try:
                 text = decode_source(file.path.read_bytes())
@@ -41,6 +42,10 @@ class StdlibSource(Source):
                 continue
             if text:
                 yield Document(text)
+            else:
+                num_empty += 1
+        if num_empty:
+            remarks.append(f"{num_empty} empty files left out")
         if undecodable:
             names = ", ".join(undecodable[:MAX_NAMES])
             more = ", ..." if len(undecodable) > MAX_NAMES else ""
