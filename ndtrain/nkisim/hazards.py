@@ -1,0 +1,83 @@
+"""Races between the two cores of an LNC2 kernel on HBM that both see.
+
+Between two synchronisations (core_barrier, sendrecv) the cores are unordered. A byte that one core
+writes and the other touches in the same interval is a race, whichever happened first here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ndtrain.nkisim.errors import RaceError
+from ndtrain.nkisim.memory import Storage
+from ndtrain.nkisim.tensor import NkiTensor
+from ndtrain.nkisim.trace import Instruction
+
+_READ, _WRITE = 1, 2
+_UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+
+
+@dataclass
+class _Marks:
+    """Per byte of a storage: which core read (1) or wrote (2) it in this interval."""
+
+    epoch: int
+    by_core: list[np.ndarray]
+    last: list[str]
+
+
+def note(
+    core: int, epoch: int, instruction: Instruction, writes: dict[str, NkiTensor],
+    reads: dict[str, NkiTensor],
+) -> None:  # fmt: skip
+    """Record the accesses of an instruction to shared memory and refuse a conflict."""
+    if instruction.opcode == "core_barrier":
+        return
+    for tensors, kind in ((reads, _READ), (writes, _WRITE)):
+        for role, tensor in tensors.items():
+            if tensor.space == "shared_hbm":
+                _access(core, epoch, instruction, role, tensor, kind)
+
+
+def _access(
+    core: int, epoch: int, instruction: Instruction, role: str, tensor: NkiTensor, kind: int
+) -> None:
+    storage = tensor.storage
+    assert storage is not None
+    marks = _marks(storage, epoch)
+    window = tensor.window
+    if tensor.indirection is not None:
+        window = ((tensor.row_elements,), (1,), 0)  # the rows are not known here: all of it
+    other = _view(marks.by_core[1 - core], window, tensor)
+    conflict = _WRITE if kind == _READ else _READ | _WRITE
+    if (other & _broadcast(conflict, tensor)).any():
+        verb = "reads" if kind == _READ else "writes"
+        raise RaceError(
+            f"core {core} {verb} `{role}` (`{tensor.name}`) while core {1 - core} accesses the "
+            f"same bytes: {marks.last[1 - core]}",
+            help="put a nisa.core_barrier between the two accesses",
+        )
+    _view(marks.by_core[core], window, tensor)[...] |= _broadcast(kind, tensor)
+    marks.last[core] = f"{instruction.opcode} at {instruction.where}"
+
+
+def _marks(storage: Storage, epoch: int) -> _Marks:
+    found = storage.hazards
+    if not isinstance(found, _Marks) or found.epoch < epoch:
+        size = storage.row_bytes
+        found = _Marks(epoch, [np.zeros(size, np.uint8) for _ in range(2)], ["", ""])
+        storage.hazards = found
+    return found
+
+
+def _view(marks: np.ndarray, window: tuple, tensor: NkiTensor) -> np.ndarray:
+    shape, strides, offset = window
+    size = tensor.dtype.itemsize
+    return np.ndarray(shape, _UINT[size], marks, offset * size, tuple(s * size for s in strides))
+
+
+def _broadcast(bits: int, tensor: NkiTensor) -> int:
+    """`bits` in every byte of an element."""
+    return int.from_bytes(bytes([bits]) * tensor.dtype.itemsize, "little")

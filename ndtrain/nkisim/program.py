@@ -1,0 +1,245 @@
+"""A run of one kernel: ranks, the cores of each, shared HBM, and what comes out.
+
+`run(kernel, *arrays, cores=2, target="gen3")` returns a `Run` with the outputs, the instruction
+streams and the memory occupancy; `run_ranks` runs the kernel on several ranks that communicate.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ndtrain.nkisim import arrays, frontend, hazards, occupancy
+from ndtrain.nkisim.dtypes import as_dtype, from_float32
+from ndtrain.nkisim.errors import HardwareLimit, LanguageError, UninitializedError
+from ndtrain.nkisim.machine import Core, Options, executing
+from ndtrain.nkisim.memory import Allocator, Storage
+from ndtrain.nkisim.scheduler import Scheduler
+from ndtrain.nkisim.target import Target, platform_target, target_named
+from ndtrain.nkisim.tensor import NkiTensor
+from ndtrain.nkisim.trace import Instruction, Stream, TensorInfo
+
+MAX_CORES = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """The result of one kernel on one rank."""
+
+    outputs: Any
+    streams: tuple[Stream, ...]
+    target: Target
+
+    @property
+    def stream(self) -> Stream:
+        """The instructions of core 0."""
+        return self.streams[0]
+
+    def occupancy(self, space: str = "sbuf", core: int = 0) -> occupancy.Occupancy:
+        """Which tensors are live when, and how many bytes per partition they take."""
+        return occupancy.measure(self.streams[core], space)
+
+
+class Program:
+    """The cores of one rank and the HBM that they share."""
+
+    def __init__(
+        self, target: Target, options: Options, allocator: Allocator, num_cores: int, rank: int,
+        num_ranks: int, scheduler: Scheduler, grid_ndim: int,
+    ) -> None:  # fmt: skip
+        self.target = target
+        self.options = options
+        self.allocator = allocator
+        self.num_cores = num_cores
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.scheduler = scheduler
+        self.grid_ndim = grid_ndim
+        self.cores = [Core(self, i, rank) for i in range(num_cores)]
+        self._shared: list[Storage] = []
+        self._shared_used = [0] * num_cores
+        self._epochs = [0] * num_cores
+
+    def worker(self, core: Core) -> int:
+        return self.rank * self.num_cores + core.index
+
+    def shared_hbm(self, core: Core, info: TensorInfo) -> Storage:
+        """The n-th shared allocation is the same memory on every core."""
+        at = self._shared_used[core.index]
+        self._shared_used[core.index] += 1
+        if at == len(self._shared):
+            self._shared.append(self.allocator.private(info))
+        found = self._shared[at]
+        if found.shape != info.shape or found.dtype != info.dtype:
+            raise LanguageError(
+                f"core {core.index} allocates shared tensor {at} as {info.shape} {info.dtype}, "
+                f"another core as {found.shape} {found.dtype}",
+                help="control flow has to be the same on both cores",
+            )
+        core.stream.tensors[-1] = found.info
+        return found
+
+    def constant(self, array: np.ndarray) -> NkiTensor:
+        """`nl.shared_constant`: defined from the start."""
+        return self.wrap(array, "constant")
+
+    def wrap(self, array: np.ndarray, name: str) -> NkiTensor:
+        """An HBM tensor with the values of `array`."""
+        dtype = as_dtype(array.dtype)
+        shape = array.shape or (1,)
+        info = self.allocator.describe("shared_hbm", shape, dtype, name, "")
+        storage = self.allocator.private(info, defined=True)
+        tensor = NkiTensor(shape, dtype, storage)
+        wide = array.astype(np.float32) if dtype.is_float else array
+        values = array if self.options.precise else from_float32(wide, dtype, precise=False)
+        storage.view(tensor.window, dtype)[...] = values.reshape(shape)
+        for core in self.cores:
+            core.stream.tensors.append(info)
+        return tensor
+
+    def before(
+        self, core: Core, instruction: Instruction, writes: dict[str, NkiTensor],
+        reads: dict[str, NkiTensor],
+    ) -> None:  # fmt: skip
+        """Race detection on memory that both cores see."""
+        if self.num_cores > 1:
+            hazards.note(core.index, self._epochs[core.index], instruction, writes, reads)
+
+    def synchronized(self, core: Core) -> None:
+        self._epochs[core.index] += 1
+
+    def barrier(self, core: Core) -> None:
+        key = ("barrier", self.rank, self._epochs[core.index])
+        self.scheduler.meet(
+            self.worker(core), key, self.num_cores, None, lambda _: None,
+            f"core {core.index} at core_barrier",
+        )  # fmt: skip
+        self.synchronized(core)
+
+    def sendrecv(
+        self, core: Core, src: NkiTensor, dst: NkiTensor, target: int, source: int, pipe: int
+    ) -> None:
+        payload = (core.index, target, source, core.raw(src).copy(), core.taint(src))
+        key = ("sendrecv", self.rank, pipe, self._epochs[core.index])
+        what = f"core {core.index} at sendrecv pipe {pipe}"
+        sent = self.scheduler.meet(
+            self.worker(core), key, self.num_cores, payload, lambda p: list(p.values()), what
+        )
+        self.synchronized(core)
+        found = [p for p in sent if p[0] == source and p[1] == core.index]
+        if not found:
+            raise HardwareLimit(f"core {source} sends nothing to core {core.index} on pipe {pipe}")
+        _, _, _, data, taint = found[0]
+        if data.shape != dst.shape:
+            raise HardwareLimit(f"core {source} sends {data.shape}, `dst` is {dst.shape}")
+        core.store(dst, data, taint, raw=True)
+
+
+def run(
+    kernel: Callable[..., Any], *args: Any, cores: int | None = None,
+    target: str | Target | None = None, options: Options | None = None, **kwargs: Any,
+) -> Run:  # fmt: skip
+    """Simulate `kernel(*args, **kwargs)` on one rank.
+
+    args: NumPy or torch arrays become HBM tensors and are updated in place when the kernel writes
+    them; everything else is passed on. cores: 2 for LNC2; None is a launch without a grid.
+    target: "gen2", "trn2", ...; default from NEURON_PLATFORM_TARGET_OVERRIDE.
+    Raises NkiSimError for everything that the hardware or the compiler refuses.
+    """
+    return run_ranks(kernel, [(args, kwargs)], cores=cores, target=target, options=options)[0]
+
+
+def run_ranks(
+    kernel: Callable[..., Any], calls: Sequence[tuple[tuple, dict[str, Any]]], *,
+    cores: int | None = None, target: str | Target | None = None, options: Options | None = None,
+) -> list[Run]:  # fmt: skip
+    """Simulate the kernel on `len(calls)` ranks, each with its own (args, kwargs)."""
+    chosen = target if isinstance(target, Target) else (
+        target_named(target) if target else platform_target()
+    )  # fmt: skip
+    settings = options or Options()
+    count = cores or 1
+    if not 1 <= count <= MAX_CORES:
+        raise HardwareLimit(f"kernel[{count}]: a logical core has 1 or 2 physical cores")
+    function = frontend.function_of(kernel)
+    if settings.check_python:
+        frontend.check(function)
+    allocator = Allocator(1 if settings.precise else 4)
+    scheduler = Scheduler(count * len(calls))
+    programs = [
+        Program(chosen, settings, allocator, count, rank, len(calls), scheduler,
+                0 if cores is None else 1)
+        for rank in range(len(calls))
+    ]  # fmt: skip
+    bound = [arrays.bind(p, *call) for p, call in zip(programs, calls, strict=True)]
+
+    def worker(i: int) -> Any:
+        program = programs[i // count]
+        args, kwargs = bound[i // count].arguments
+        with executing(program.cores[i % count]):
+            return function(*args, **kwargs)
+
+    results = scheduler.run(worker)
+    return [
+        _finish(programs[r], bound[r], results[r * count : (r + 1) * count])
+        for r in range(len(calls))
+    ]
+
+
+def _finish(program: Program, bound: arrays.Bound, results: list[Any]) -> Run:
+    for core in program.cores:
+        for space in ("sbuf", "psum"):
+            occupancy.check(core.stream, space, program.target)
+    if program.options.arithmetic:
+        arrays.visit(results[0], _check_defined)
+        bound.write_back()
+    outputs = arrays.to_host(results[0], program.options, bound.wants_torch)
+    return Run(outputs, tuple(c.stream for c in program.cores), program.target)
+
+
+def _check_defined(tensor: NkiTensor) -> None:
+    assert tensor.storage is not None
+    if tensor.on_chip:
+        raise HardwareLimit(f"the kernel returns `{tensor.name}`, which is in {tensor.space}",
+                            tensor.storage.info.line, "results are in nl.shared_hbm")  # fmt: skip
+    taint = tensor.storage.read_taint(tensor.window, tensor.dtype)
+    if taint is not None:
+        first = tuple(int(i) for i in np.argwhere(taint)[0])
+        raise UninitializedError(
+            f"{int(taint.sum())} of {tensor.size} elements of output `{tensor.name}` come from "
+            f"memory that nothing wrote; the first is at {first}",
+            tensor.storage.info.line,
+            "write every element of the tile (DMA, memset) before it is used",
+        )
+
+
+class Kernel:
+    """What `@nki.jit` makes: callable, `kernel[2]` for LNC2, `with_schedule` for extra order."""
+
+    def __init__(
+        self, function: Callable[..., Any], grid: int | None = None, schedule: Any = ()
+    ) -> None:
+        self.function = function
+        self.grid = grid
+        self.schedule = schedule
+        functools.update_wrapper(self, function)
+
+    def __getitem__(self, grid: Any) -> Kernel:
+        size = grid[0] if isinstance(grid, tuple) else grid
+        if not isinstance(size, int):
+            raise HardwareLimit(f"kernel[{grid!r}]: the launch grid is the number of cores")
+        return Kernel(self.function, size, self.schedule)
+
+    def with_schedule(self, schedule: Any) -> Kernel:
+        return Kernel(self.function, self.grid, schedule)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from ndtrain.nkisim.machine import running
+
+        if running():
+            return self.function(*args, **kwargs)
+        return run(self, *args, cores=self.grid, **kwargs).outputs
