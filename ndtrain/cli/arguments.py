@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ndtrain.core.errors import UserError
-from ndtrain.core.suggest import did_you_mean
+from ndtrain.core.suggest import advice
 
 PASS_ON_OPTIONS = {"ignore_unknown_options": True}
 
@@ -33,7 +33,7 @@ def check_overrides(ctx: click.Context, config: str, overrides: Sequence[str]) -
         name = override.partition("=")[0]
         if override.startswith("-") and "." not in name:
             known = [option for item in ctx.command.params for option in item.opts]
-            hint = did_you_mean(name, [option for option in known if option.startswith("--")])
-            help_text = f"{hint} (see `{ctx.command_path} --help`)".lstrip()
+            long = [option for option in known if option.startswith("--")]
+            help_text = advice(name, long, f"see `{ctx.command_path} --help`")
             raise UserError(f"there is no option `{name}`", "the command line", help_text)
     return tuple(overrides)

@@ -20,6 +20,7 @@ COMMANDS: dict[str, Row] = {
     "config": Row("Config", "ndtrain.cli.config:config", "Show, list, copy and explain configs."),
     "import": Row("Models", "ndtrain.cli.import_:import_", "Hugging Face folder to checkpoint."),
     "export": Row("Models", "ndtrain.cli.export:export", "Checkpoint to Hugging Face folder."),
+    "data": Row("Look", "ndtrain.cli.data:data", "Look at the data."),
     "doctor": Row("Look", "ndtrain.cli.doctor:doctor", "Examine this machine and installation."),
     "bench": Row("Look", "ndtrain.cli.bench:bench", "Measure a step against its peers."),
     "completion": Row("Shell", "ndtrain.cli.completion:completion", "Print completion code."),

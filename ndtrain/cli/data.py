@@ -22,7 +22,14 @@ def data() -> None:
 @data.command(context_settings=PASS_ON_OPTIONS)
 @click.argument("config", shell_complete=complete_config)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-@click.option("-n", "num_rows", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "-n",
+    "num_rows",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Rows to print.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def show(

@@ -140,7 +140,7 @@ def configs() -> Finding:
     """Whether the presets were installed with the package."""
     from ndtrain.config import presets
 
-    return Finding("ok", "presets", f"{len(presets.names())} in {presets.folder()}")
+    return Finding("ok", "configs", f"{len(presets.names())} in {presets.folder()}")
 
 
 EXAMINATIONS: tuple[Callable[[], Finding], ...] = (

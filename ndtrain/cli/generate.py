@@ -8,7 +8,13 @@ from ndtrain.cli import terminal
 @click.command()
 @click.argument("checkpoint", type=click.Path())
 @click.option("--prompt", required=True, help="Text to continue.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Stop after so many tokens, if the text has not ended.",
+)
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
@@ -23,7 +29,13 @@ from ndtrain.cli import terminal
     show_default=True,
     help="Sample among the likeliest tokens that together have this probability.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same text.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def generate(
     checkpoint: str,

@@ -16,7 +16,7 @@ import ndtrain
 from ndtrain.cli import terminal
 from ndtrain.cli.commands import COMMANDS
 from ndtrain.core.errors import UserError
-from ndtrain.core.suggest import did_you_mean
+from ndtrain.core.suggest import advice
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -41,8 +41,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], COMMANDS)
-            help_text = f"{hint} (`ndtrain --help` lists the commands)".lstrip()
+            help_text = advice(args[0], COMMANDS, "`ndtrain --help` lists the commands")
             raise UserError(f"there is no command `{args[0]}`", "the command line", help_text)
         return super().resolve_command(ctx, args)
 
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.print_error(str(_as_user_error(error)))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        terminal.print_error("interrupted")
+        terminal.print_error("error: interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return _reader_left()

@@ -177,7 +177,8 @@ def _schedule(config: Config, world_size: int | None) -> Iterator[Problem]:
         yield Problem(what, ("optim.decay_steps", "optim.schedule"), legal)
     if optim.schedule == "wsd" and not optim.decay_steps:
         legal = f"set optim.decay_steps to 1 up to {max(1, steps - optim.warmup_steps)}"
-        yield Problem("optim.schedule=wsd without decay_steps", ("optim.decay_steps",), legal)
+        keys = ("optim.decay_steps", "optim.schedule")
+        yield Problem("optim.schedule=wsd without decay_steps", keys, legal)
 
 
 def _data(config: Config, world_size: int | None) -> Iterator[Problem]:

@@ -15,7 +15,6 @@ from ndtrain.config import keys
 from ndtrain.config.load import Loaded
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
-from ndtrain.core.suggest import did_you_mean
 
 _COMMENT_COLUMN = 44
 # Quoted, although ours reads some of them as text: other YAML readers do not.
@@ -102,4 +101,4 @@ def _section(name: str, key: str) -> str:
 def _require(key: str) -> None:
     if key not in keys.SECTIONS and keys.field(key) is None:
         what, help_text = keys.unknown_key(key)
-        raise UserError(what, "--field", help_text or did_you_mean(key, keys.FIELDS))
+        raise UserError(what, "--field", help_text)

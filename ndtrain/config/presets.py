@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ndtrain
 from ndtrain.core.errors import UserError
-from ndtrain.core.suggest import did_you_mean
+from ndtrain.core.suggest import advice
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -81,12 +81,7 @@ def _help(text: str) -> str:
     stem = Path(text).name
     for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)
-    hint = did_you_mean(stem, [*short, *names()])
-    return (
-        f"{hint} (`ndtrain config ls` lists all)"
-        if hint
-        else "`ndtrain config ls` lists the presets"
-    )
+    return advice(stem, [*short, *names()], "`ndtrain config ls` lists the presets")
 
 
 def summary(name: str) -> str:

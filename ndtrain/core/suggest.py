@@ -25,5 +25,11 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f"did you mean `{candidate}`?" if candidate else ""
 
 
+def advice(name: str, candidates: Iterable[str], more: str) -> str:
+    """The nearest candidate with `more` in brackets, or `more` alone."""
+    hint = did_you_mean(name, candidates)
+    return f"{hint} ({more})" if hint else more
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", "_")

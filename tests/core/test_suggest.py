@@ -2,7 +2,7 @@
 
 import pytest
 
-from ndtrain.core.suggest import did_you_mean, nearest
+from ndtrain.core.suggest import advice, did_you_mean, nearest
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,8 @@ def test_the_nearest_name_is_found_whatever_its_case_and_hyphens(typed: str, mea
 def test_nothing_near_gives_no_suggestion() -> None:
     assert nearest("zzz", ["train", "validate"]) is None
     assert did_you_mean("zzz", []) == ""
+    assert advice("zzz", ["train"], "see --help") == "see --help"
+    assert advice("trian", ["train"], "see --help") == "did you mean `train`? (see --help)"
 
 
 def test_of_two_spellings_the_first_is_named() -> None:
