@@ -77,24 +77,25 @@ class TextRows:
 
     def pieces(self, epoch: int, row: int) -> list[Piece]:
         position = (self._first_row(epoch) + row) * self._sequence_length
-        missing = self._sequence_length + 1
-        pieces: list[Piece] = []
-        while missing:
-            at_epoch, offset = divmod(position, self.num_tokens)
-            if at_epoch > 0 and not self._endless:
-                break
-            documents, ends = self._layout(at_epoch)
-            index = int(np.searchsorted(ends, offset, side="right"))
-            while missing and index < len(ends):
-                length = int(self._lengths[documents[index]])
-                begin = length - (int(ends[index]) - offset)
-                end = min(length, begin + missing)
-                pieces.append(Piece(int(self._documents[documents[index]]), begin, end))
-                missing -= end - begin
-                offset += end - begin
-                position += end - begin
-                index += 1
+        stop = position + self._sequence_length + 1
+        if not self._endless:
+            stop = min(stop, self.num_tokens)
+        pieces = []
+        while position < stop:
+            piece = self._piece_at(position, stop)
+            pieces.append(piece)
+            position += piece.end - piece.begin
         return pieces
+
+    def _piece_at(self, position: int, stop: int) -> Piece:
+        """What lies at [position, stop) of the endless stream, up to the end of its document."""
+        epoch, offset = divmod(position, self.num_tokens)
+        order, ends = self._layout(epoch)
+        index = int(np.searchsorted(ends, offset, side="right"))
+        length = int(self._lengths[order[index]])
+        begin = length - (int(ends[index]) - offset)
+        end = min(length, begin + stop - position)
+        return Piece(int(self._documents[order[index]]), begin, end)
 
     def _first_row(self, epoch: int) -> int:
         """Index, over the whole run, of the first row that starts in the epoch."""
