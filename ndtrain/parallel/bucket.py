@@ -1,8 +1,9 @@
 """A bucket: parameters that travel together, laid end to end in flat buffers.
 
 The module's parameters are views of `values` (compute dtype), their accumulated gradients views of
-`gradients` (fp32). Each data-parallel rank owns one equal range of the bucket, [start, stop), and
-for it the fp32 master weights: with fp32 compute those are the same memory as `values`.
+`gradients` (fp32; fp64 when computing in fp64). Each data-parallel rank owns one equal range of the
+bucket, [start, stop), and for it the master weights in the same wide dtype: when computing in that
+dtype they are the same memory as `values`.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ndtrain.ops.norm import wide
 from ndtrain.parallel.shard import Shard
 from ndtrain.runtime.mesh import Axis
 
@@ -28,26 +30,26 @@ class Member:
 
 class Bucket:
     def __init__(
-        self, name: str, locals_fp32: Mapping[str, Tensor], axis: Axis, dtype: torch.dtype
+        self, name: str, initial: Mapping[str, Tensor], axis: Axis, dtype: torch.dtype
     ) -> None:
-        """locals_fp32: initial local values by parameter name, in the order of the bucket."""
+        """initial: local values by parameter name, in the order of the bucket."""
         self.name = name
         self.members: list[Member] = []
         size = 0
-        for member, value in locals_fp32.items():
+        for member, value in initial.items():
             self.members.append(Member(member, value.shape, size))
             size += value.numel()
         padded = size + -size % axis.size
         part = padded // axis.size
         self.start, self.stop = axis.rank * part, (axis.rank + 1) * part
 
-        flat = torch.zeros(padded)
+        flat = torch.zeros(padded, dtype=wide(dtype))
         for member in self.members:
-            self.view(flat, member).copy_(locals_fp32[member.name])
+            self.view(flat, member).copy_(initial[member.name])
         own = flat[self.start : self.stop]
         self.values = flat.to(dtype)
-        self.master = nn.Parameter(own if dtype == torch.float32 else own.clone())
-        self.gradients = torch.zeros(padded)
+        self.master = nn.Parameter(own if flat.dtype == dtype else own.clone())
+        self.gradients = torch.zeros_like(flat)
 
     def view(self, flat: Tensor, member: Member) -> Tensor:
         return flat[member.offset : member.stop].view(member.shape)

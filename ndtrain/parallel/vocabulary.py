@@ -4,6 +4,8 @@ The embedding looks up the rows held here and reduce-scatters along the sequence
 the sequence and shares three numbers a token (`ops/loss.py`) instead of logits.
 """
 
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -65,18 +67,24 @@ class VocabularyParallelHead(nn.Module):
 
     def loss(self, x_SBH: Tensor, targets_BS: Tensor, weights_BS: Tensor) -> Tensor:
         x_full = gather_sequence(x_SBH, self.runtime, self.name)
-        # The span includes the exchange of statistics, which has spans of its own.
-        with self.runtime.compute(self.name):
-            return linear_cross_entropy(
-                x_full.flatten(0, 1),
-                self.weight,
-                targets_BS.t().flatten(),
-                weights_BS.t().flatten(),
-                self.first_row,
-                self._all_statistics,
-            )
+        start_ns = time.perf_counter_ns()
 
-    def _all_statistics(self, statistics_3T: Tensor) -> Tensor:
-        name = f"{self.name}.statistics"
-        axis = self.runtime.mesh.tensor
-        return self.runtime.collectives.all_gather(statistics_3T[None], axis, name)
+        def all_statistics(statistics_3T: Tensor) -> Tensor:
+            # The compute span stops here: it must not enclose a blocking collective.
+            nonlocal start_ns
+            self.runtime.spans.add(self.name, "compute", start_ns, time.perf_counter_ns())
+            axis, name = self.runtime.mesh.tensor, f"{self.name}.statistics"
+            gathered = self.runtime.collectives.all_gather(statistics_3T[None], axis, name)
+            start_ns = time.perf_counter_ns()
+            return gathered
+
+        loss = linear_cross_entropy(
+            x_full.flatten(0, 1),
+            self.weight,
+            targets_BS.t().flatten(),
+            weights_BS.t().flatten(),
+            self.first_row,
+            all_statistics,
+        )
+        self.runtime.spans.add(self.name, "compute", start_ns, time.perf_counter_ns())
+        return loss

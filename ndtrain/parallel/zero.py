@@ -5,7 +5,7 @@
     norm = optimizer.step(lr)            # reduce-scatter, clip, AdamW on own part, all-gather
 
 `step` is collective over the whole mesh. Master weights, both moments and accumulated gradients are
-fp32; the update is torch.optim.AdamW's.
+fp32 (fp64 when computing in fp64); the update is torch.optim.AdamW's.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,8 +44,7 @@ class ShardedAdamW:
         groups = []
         for decays, names in _bucket_names(model):
             values = {
-                name: source.read(name, shards[name].dim, shards[name].bounds()).float()
-                for name in names
+                name: source.read(name, shards[name].dim, shards[name].bounds()) for name in names
             }
             bucket = Bucket(f"bucket{len(self.buckets)}", values, runtime.mesh.data, dtype)
             self.buckets.append(bucket)
@@ -104,7 +103,7 @@ class ShardedAdamW:
         for bucket in self.buckets:
             bucket.master.grad = None
             bucket.gradients.zero_()
-            if bucket.values.dtype != torch.float32:
+            if bucket.values.dtype != bucket.master.dtype:
                 bucket.own_values.copy_(bucket.master)
             if self.runtime.mesh.data.size > 1:
                 values = self.runtime.collectives.all_gather(

@@ -33,10 +33,12 @@ def num_kv_replicas(tp: int, num_kv_heads: int) -> int:
     return max(1, tp // num_kv_heads)
 
 
-def start_gloo(tp: int, dp: int, num_kv_heads: int) -> Runtime:
-    """Collective over the world of the default process group, which must be gloo's."""
+def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
+    """Collective over the world; a single rank needs no process group."""
     spans = SpanRecorder()
-    mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
+    replicas = num_kv_replicas(tp, num_kv_heads)
+    alone = tp * dp == 1
+    mesh = Mesh.place(0, 1, 1) if alone else Mesh.create(tp, dp, replicas)
     return Runtime(torch.device("cpu"), mesh, Collectives(GlooTransport(), spans), spans)
 
 

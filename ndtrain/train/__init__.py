@@ -1,0 +1,1 @@
+"""The trainer: launch -> worker -> build (the composition root) -> loop -> step."""

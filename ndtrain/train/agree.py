@@ -1,0 +1,42 @@
+"""Decisions and failures that all ranks share.
+
+    dataset = together(runtime, lambda: prepare(...))
+
+If the action fails on any rank, every rank leaves: the one that failed with its error, the others
+with `Bystander`, which says nothing and has the same exit code. Without this the others would wait
+in the next collective for a rank that is gone.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from ndtrain.core.errors import UserError
+from ndtrain.runtime.runtime import Runtime
+
+Result = TypeVar("Result")
+
+
+class Bystander(UserError):
+    """Another rank failed and has said why."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another rank failed")
+        self.exit_code = exit_code
+
+
+def together(runtime: Runtime, action: Callable[[], Result], name: str) -> Result:
+    """Runs the action, then compares notes. Collective over the world."""
+    result, error = None, None
+    try:
+        result = action()
+    except UserError as failure:
+        error = failure
+    code = torch.tensor([error.exit_code if error else 0])
+    worst = int(runtime.collectives.all_reduce_max(code, runtime.mesh.world, name).item())
+    if error is not None:
+        raise error
+    if worst:
+        raise Bystander(worst)
+    return result  # type: ignore[return-value]

@@ -1,0 +1,134 @@
+"""The composition root: a resolved configuration and a runtime become the objects of a training run.
+
+    training = build(config, runtime, log)
+
+Nothing below reads the configuration as a whole: each object is handed its own section.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ndtrain.checkpoint.source import open_source
+from ndtrain.config import schema
+from ndtrain.core.errors import UserError
+from ndtrain.data.dataset import Dataset
+from ndtrain.data.loader import HeldOutRows, Loader
+from ndtrain.data.prepare import open_prepared, prepare
+from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.models.qwen3.shape import Shape
+from ndtrain.ops.attention import choose
+from ndtrain.parallel.apply import Source, parallelize
+from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.parallel.recompute import recompute
+from ndtrain.parallel.shard import Shard
+from ndtrain.parallel.spans import record_local_modules
+from ndtrain.parallel.zero import ShardedAdamW
+from ndtrain.runtime.dtypes import DTYPES
+from ndtrain.runtime.runtime import Runtime
+from ndtrain.train.agree import together
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that the loop works with, on one rank."""
+
+    config: schema.Config
+    runtime: Runtime
+    shape: Shape
+    model: Qwen3
+    shards: dict[str, Shard]
+    optimizer: ShardedAdamW
+    dataset: Dataset
+    loader: Loader
+    held_out: HeldOutRows | None
+
+
+def shape_of(model: schema.Model) -> Shape:
+    return Shape(**model.model_dump(exclude={"weights"}))
+
+
+def build(config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Log) -> Training:
+    """Collective over the world. Raises UserError, on all ranks, for data or weights that do not fit.
+
+    is_node_leader: whether this rank prepares the data for its node.
+    """
+    dataset = _dataset(config, runtime, is_node_leader, log)
+    loader = _loader(config, dataset)
+    log(f"data: {loader.describe()}")
+    shape = shape_of(config.model)
+    source = together(runtime, lambda: _source(config, shape), "weights")
+    implementation = choose(config.ops.attention, runtime.device)
+    log(f"model: {shape.num_parameters():,} parameters, attention by {implementation}")
+
+    with torch.device("meta"):
+        model = Qwen3(shape, implementation)
+    shards = parallelize(model, runtime)
+    dtype = DTYPES[config.train.compute_dtype]
+    optimizer = ShardedAdamW(model, shards, source, runtime, config.optim, dtype)
+    recompute(model, config.train.recompute)
+    if config.observe.trace_steps is not None:
+        record_local_modules(model, runtime)
+    held_out = _held_out(config, dataset) if config.train.eval_every else None
+    return Training(config, runtime, shape, model, shards, optimizer, dataset, loader, held_out)
+
+
+def _dataset(config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Log) -> Dataset:
+    """Each node's leader fills the cache, then everybody opens it."""
+    vocab_size = config.model.vocab_size
+
+    def lead() -> Dataset | None:
+        return prepare(config.data, vocab_size, log) if is_node_leader else None
+
+    dataset = together(runtime, lead, "prepare_data")
+    return together(runtime, lambda: dataset or open_prepared(config.data, vocab_size), "open_data")
+
+
+def _loader(config: schema.Config, dataset: Dataset) -> Loader:
+    return Loader(
+        dataset,
+        config.data.sequence_length,
+        config.train.global_batch_size,
+        config.run.seed,
+        document_mask=config.data.document_mask,
+        shuffle=config.data.shuffle,
+    )
+
+
+def _held_out(config: schema.Config, dataset: Dataset) -> HeldOutRows:
+    return HeldOutRows(
+        dataset,
+        config.data.sequence_length,
+        max_rows=config.train.eval_rows,
+        document_mask=config.data.document_mask,
+    )
+
+
+def _source(config: schema.Config, shape: Shape) -> Source:
+    """Where the initial weights come from."""
+    if config.model.weights is None:
+        return RandomWeights(shape, config.run.seed)
+    folder = Path(config.model.weights).expanduser()
+    source = open_source(folder)
+    _refuse_another_shape(shape, source.shape, folder)
+    return source
+
+
+def _refuse_another_shape(ours: Shape, theirs: Shape, folder: Path) -> None:
+    ignored = {"max_positions", "initial_std"}  # change no weight
+    different = {
+        field: getattr(theirs, field)
+        for field in Shape.__dataclass_fields__
+        if field not in ignored and getattr(ours, field) != getattr(theirs, field)
+    }
+    if different:
+        values = " ".join(f"model.{field}={value}" for field, value in different.items())
+        raise UserError(
+            f"the weights are of another shape: they have {', '.join(different)} of their own",
+            f"model.weights={folder}",
+            f"set {values}",
+        )

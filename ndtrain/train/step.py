@@ -1,0 +1,60 @@
+"""One optimizer step: micro-batches forward and backward, then the update.
+
+    result = train_step(model, optimizer, micro_batches, num_targets, lr, runtime)
+
+The loss is the mean over the counted tokens of the whole global batch, whatever the layout: each
+micro-batch is weighted by 1 / num_targets, so sums over micro-batches and ranks are that mean.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ndtrain.data.batch import Batch
+from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.parallel.zero import ShardedAdamW
+from ndtrain.runtime.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    loss: (
+        float  # this data-parallel rank's part of the mean: the sum over the data axis is the loss
+    )
+    grad_norm: float  # global, before clipping
+
+
+def batch_loss(model: Qwen3, batch: Batch, num_targets: int, runtime: Runtime) -> Tensor:
+    """Sum of the batch's token losses / num_targets; the same scalar on every tensor rank."""
+    tokens, targets, positions = (
+        torch.from_numpy(array).to(runtime.device)
+        for array in (batch.tokens_BS, batch.targets_BS, batch.positions_BS)
+    )
+    starts = None
+    if batch.starts_BS is not None:
+        starts = torch.from_numpy(batch.starts_BS).to(runtime.device)
+    weights = torch.full(targets.shape, 1.0 / num_targets, device=runtime.device)
+    return model.loss(tokens, targets, weights, positions, starts)
+
+
+def train_step(
+    model: Qwen3,
+    optimizer: ShardedAdamW,
+    micro_batches: Iterable[Batch],
+    num_targets: int,
+    lr: float,
+    runtime: Runtime,
+) -> StepResult:
+    """Collective over the mesh. Raises Unhealthy before the weights change (`ShardedAdamW.step`)."""
+    loss = 0.0
+    for batch in micro_batches:
+        with runtime.spans.span("forward", "host"):
+            micro_loss = batch_loss(model, batch, num_targets, runtime)
+        with runtime.spans.span("backward", "host"):
+            micro_loss.backward()
+        loss += micro_loss.item()
+    with runtime.spans.span("optimizer", "host"):
+        grad_norm = optimizer.step(lr)
+    return StepResult(loss, grad_norm)
