@@ -2,8 +2,8 @@
 
     results = ranks(2).run(function, argument)      # function(rank, argument) on each rank
 
-The processes live as long as the session: starting two costs seconds. A failure on any rank ends the
-pool, and the next use starts a new one. The function must be importable by name.
+The processes live as long as the session: starting two costs seconds. A failure on any rank ends
+the pool, and the next use starts a new one. The function must be importable by name.
 """
 
 import multiprocessing
@@ -56,7 +56,7 @@ class RankPool:
             self.processes.append(process)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Results by rank. Raises AssertionError with the traceback of the first rank that failed."""
+        """Results by rank. Raises AssertionError with the first failing rank's traceback."""
         for connection in self.connections:
             connection.send((function, arguments))
         results = []

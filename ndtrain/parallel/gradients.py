@@ -1,8 +1,8 @@
 """Gradients of what several tensor ranks hold copies of.
 
-Norm weights (also Qwen3's q_norm and k_norm) are whole on every tensor rank, but each rank saw only
-its tokens or heads; key/value rows are shared by `num_replicas` neighbours once there are more ranks
-than key/value heads. Their gradients are partial sums: one small all-reduce over the tensor axis,
+Norm weights (also Qwen3's q_norm and k_norm) are whole on every tensor rank, but each rank saw
+only its tokens or heads; key/value rows are shared by `num_replicas` neighbours once there are
+more ranks than key/value heads. Their gradients are partial sums: one small all-reduce over the tensor axis,
 one over the sharing neighbours.
 """
 

@@ -1,7 +1,7 @@
 """Linear layers of tensor parallelism with a residual stream sharded along the sequence.
 
-Column-parallel: all-gather the tokens, multiply by own rows of the weight. Row-parallel: multiply by
-own columns, reduce-scatter the tokens. S is the whole sequence, t the tensor ranks:
+Column-parallel: all-gather the tokens, multiply by own rows of the weight. Row-parallel: multiply
+by own columns, reduce-scatter the tokens. S is the whole sequence, t the tensor ranks:
 
     x [S/t, B, in]  --gather-->  [S, B, in]  @ W[out/t, in]^T  ->  [S, B, out/t]
     x [S, B, in/t]  @ W[out, in/t]^T  ->  [S, B, out]  --reduce-scatter-->  [S/t, B, out]

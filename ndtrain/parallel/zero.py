@@ -1,4 +1,4 @@
-"""ZeRO-1 (Rajbhandari et al. 2020, arXiv:1910.02054): AdamW with its state sharded over the data axis.
+"""ZeRO-1 (Rajbhandari et al. 2020, arXiv:1910.02054): AdamW, its state sharded over the data axis.
 
     optimizer = ShardedAdamW(model, shards, source, runtime, settings, torch.bfloat16)
     loss.backward()                      # gradients accumulate in fp32, over micro-batches too

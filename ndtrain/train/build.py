@@ -1,4 +1,4 @@
-"""The composition root: a resolved configuration and a runtime become the objects of a training run.
+"""The composition root: a resolved configuration and a runtime become the objects of a run.
 
     training = build(config, runtime, log)
 
@@ -53,7 +53,7 @@ def shape_of(model: schema.Model) -> Shape:
 
 
 def build(config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Log) -> Training:
-    """Collective over the world. Raises UserError, on all ranks, for data or weights that do not fit.
+    """Collective over the world. Raises UserError, on all ranks, for what does not fit.
 
     is_node_leader: whether this rank prepares the data for its node.
     """

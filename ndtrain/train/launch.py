@@ -2,8 +2,8 @@
 
     exit_code = launch(loaded, num_local_ranks=None, run_under_torchrun=False)
 
-One rank runs in this process. Several are started as `python -m ndtrain.train.worker`, each of which
-loads the same configuration. Under torchrun this process is one of the ranks already.
+One rank runs in this process. Several are started as `python -m ndtrain.train.worker`, each of
+which loads the same configuration. Under torchrun this process is one of the ranks already.
 """
 
 import logging

@@ -47,7 +47,7 @@ def train_step(
     lr: float,
     runtime: Runtime,
 ) -> StepResult:
-    """Collective over the mesh. Raises Unhealthy before the weights change (`ShardedAdamW.step`)."""
+    """Collective over the mesh. Raises Unhealthy before the weights change.."""
     loss = 0.0
     for batch in micro_batches:
         with runtime.spans.span("forward", "host"):

@@ -10,8 +10,8 @@ from tests.rank_pool import ranks
 
 # (tp, dp); with 2 key/value heads tp=4 keeps each on two ranks.
 LAYOUTS = [(2, 1), (1, 2), (2, 2), (4, 1), (1, 4)]
-# In fp64 rounding is 1e-16 and grows by less than 10^3 over the few steps; a gradient that is missing
-# or counted twice anywhere moves the curve by 1e-4 and more.
+# In fp64 rounding is 1e-16 and grows by less than 10^3 over the few steps; a gradient that is
+# missing or counted twice moves the curve by far more (test_the_curve_would_show_a_missing_sum).
 FP64 = 1e-11
 # fp32 rounds at 6e-8, and AdamW passes relative errors of tiny gradients on at full size.
 FP32 = 1e-5
