@@ -36,8 +36,8 @@ class Bucket:
         self.name = name
         self.members: list[Member] = []
         size = 0
-        for member, value in initial.items():
-            self.members.append(Member(member, value.shape, size))
+        for parameter, value in initial.items():
+            self.members.append(Member(parameter, value.shape, size))
             size += value.numel()
         padded = size + -size % axis.size
         part = padded // axis.size
@@ -53,6 +53,12 @@ class Bucket:
 
     def view(self, flat: Tensor, member: Member) -> Tensor:
         return flat[member.offset : member.stop].view(member.shape)
+
+    @property
+    def own_gradient(self) -> Tensor:
+        """The reduced gradient of the own range, between reduce-scatter and update."""
+        assert self.master.grad is not None
+        return self.master.grad
 
     @property
     def own_values(self) -> Tensor:

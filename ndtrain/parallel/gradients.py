@@ -2,8 +2,8 @@
 
 Norm weights (also Qwen3's q_norm and k_norm) are whole on every tensor rank, but each rank saw
 only its tokens or heads; key/value rows are shared by `num_replicas` neighbours once there are
-more ranks than key/value heads. Their gradients are partial sums: one small all-reduce over the tensor axis,
-one over the sharing neighbours.
+more ranks than key/value heads. Their gradients are partial sums: one small all-reduce over the
+tensor axis, one over the sharing neighbours.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ def sum_replicated_gradients(
 ) -> None:
     """In place, on the local gradients; collective over the tensor axis."""
     mesh = runtime.mesh
-    whole, shared = [], []
+    whole: list[Tensor] = []
+    shared: list[Tensor] = []
     for name, gradient in gradients.items():
         row = 0
         for part in shards[name].slices:

@@ -26,6 +26,6 @@ def recompute(model: Qwen3, mode: Literal["none", "selective", "full"]) -> None:
     for module in model.modules():
         if isinstance(module, _MODULES[mode]):
             # No dropout anywhere: there is no random state to restore.
-            module.forward = functools.partial(  # type: ignore[method-assign]
+            module.forward = functools.partial(
                 checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False
             )

@@ -75,7 +75,7 @@ class ShardedAdamW:
             )
         if self.clip_norm is not None and norm > self.clip_norm:
             for bucket in self.buckets:
-                bucket.master.grad.mul_(self.clip_norm / norm)
+                bucket.own_gradient.mul_(self.clip_norm / norm)
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()
@@ -93,7 +93,7 @@ class ShardedAdamW:
         total = torch.zeros(1, dtype=torch.float64)
         for bucket in self.buckets:
             for start, stop, num_replicas in bucket.norm_segments(self.shards):
-                square = bucket.master.grad[start:stop].norm().double().square()
+                square = bucket.own_gradient[start:stop].norm().double().square()
                 total += square / num_replicas
         mesh = self.runtime.mesh
         return self.runtime.collectives.all_reduce(total, mesh.world, "gradient_norm").sqrt().item()

@@ -143,7 +143,10 @@ class Report:
         # Tensor ranks share a data-parallel rank's batch: the total is over the data axis only.
         total_loss, tokens, pairs = (value * mesh.data.size for value in mean[:3])
         largest = all_ranks[:, -1].max().item()
-        return Measured(total_loss, round(tokens), round(pairs), *mean[3:-1], largest)
+        step_ms, data_ms, comm_ms, exposed_ms = mean[3:-1]
+        return Measured(
+            total_loss, round(tokens), round(pairs), step_ms, data_ms, comm_ms, exposed_ms, largest
+        )
 
     def _record(self, measured: Measured) -> Record:
         flops = step_flops(self._shape, measured.tokens, measured.pairs)
