@@ -58,7 +58,8 @@ def _reference_forward(
     scores = _scores(q_SBND, k_SBKD, starts_BS, scale)
     lse_BNS = torch.logsumexp(scores, dim=-1)
     v_SBND = v_SBKD.repeat_interleave(q_SBND.shape[2] // v_SBKD.shape[2], dim=2)
-    probabilities = (scores - lse_BNS[..., None]).exp()
+    # softmax, not exp(scores - lse): the rounding of lse would double the error of the output.
+    probabilities = scores.softmax(-1)
     out = torch.einsum("bnij,jbnd->ibnd", probabilities, v_SBND.to(probabilities.dtype))
     return out.to(q_SBND.dtype).contiguous(), lse_BNS
 
@@ -113,12 +114,19 @@ def _heads_first(x_SBND: Tensor) -> Tensor:
     return x_SBND.permute(1, 2, 0, 3)
 
 
+def _dense_heads(x_SBND: Tensor) -> Tensor:
+    # PyTorch's kernel takes the last stride to be 1 and reads the wrong numbers where it is not, as
+    # in the gradient of a sum (stride 0).
+    return x_SBND if x_SBND.stride(-1) == 1 else x_SBND.contiguous()
+
+
 def _sdpa_forward(
     q_SBND: Tensor, k_SBKD: Tensor, v_SBKD: Tensor, starts_BS: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     sequence, batch, num_heads, _ = q_SBND.shape
     out_SBND = torch.empty_like(q_SBND, memory_format=torch.contiguous_format)
     lse_BNS = q_SBND.new_empty((batch, num_heads, sequence), dtype=wide(q_SBND.dtype))
+    q_SBND, k_SBKD, v_SBKD = (_dense_heads(x) for x in (q_SBND, k_SBKD, v_SBKD))
     for tokens, rows in _documents(q_SBND, starts_BS):
         q, k, v = (_heads_first(x[tokens, rows]) for x in (q_SBND, k_SBKD, v_SBKD))
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -139,15 +147,16 @@ def _sdpa_backward(
     starts: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    dout, q, k, v, out = (_dense_heads(x) for x in (dout, q, k, v, out))
     for tokens, rows in _documents(q, starts):
         pieces = [_heads_first(x[tokens, rows]) for x in (dout, q, k, v, out)]
         results = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             *pieces, lse[rows, :, tokens].contiguous(), 0.0, True, scale=scale
         )
-        for gradient, result in zip(gradients, results, strict=True):
+        for gradient, result in zip((dq, dk, dv), results, strict=True):
             _heads_first(gradient[tokens, rows]).copy_(result)
-    return gradients
+    return dq, dk, dv
 
 
 _FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {

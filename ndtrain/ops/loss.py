@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ndtrain.ops.cost import Cost, nbytes, register_cost
 from ndtrain.ops.norm import wide
@@ -35,7 +36,7 @@ def cross_entropy_reference(logits_TV: Tensor, targets_T: Tensor, weights_T: Ten
 
 @torch.library.custom_op("ndtrain::vocabulary_statistics", mutates_args=())
 def vocabulary_statistics(logits_TV: Tensor, targets_T: Tensor, first_row: int) -> Tensor:
-    """Returns [3, T]: max, sum of exp(logit - max), target's logit (0 where it is not held here)."""
+    """Returns [3, T]: max, sum of exp(logit - max), target's logit (0 if it is not held here)."""
     logits = logits_TV.to(wide(logits_TV.dtype))
     largest = logits.amax(-1)
     sum_exp = (logits - largest[:, None]).exp_().sum(-1)
@@ -107,6 +108,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable  # the gradients were made in forward: a second derivative would be wrong
     def backward(ctx, dloss: Tensor):  # type: ignore[no-untyped-def]
         dx, dweight = ctx.saved_tensors
         # The trainer's upstream gradient is one, but this must hold in any graph.

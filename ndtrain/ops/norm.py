@@ -25,25 +25,25 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @torch.library.custom_op("ndtrain::rms_norm_forward", mutates_args=())
 def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Returns y like x and the inverse RMS [..., 1] in fp32 (fp64 for fp64)."""
+    """Returns y like x, contiguous, and the inverse RMS [..., 1] in fp32 (fp64 for fp64)."""
     x_wide = x.to(wide(x.dtype))
     # The norm over the last dim reads x once and writes nothing of its size, unlike x.square().
     square_sum = torch.linalg.vector_norm(x_wide, dim=-1, keepdim=True).square_()
     inverse_rms = square_sum.div_(x.shape[-1]).add_(eps).rsqrt_()
     y = (x_wide * inverse_rms).mul_(weight)
-    return y.to(x.dtype), inverse_rms
+    return y.to(x.dtype).contiguous(), inverse_rms.contiguous()
 
 
 @rms_norm_forward.register_fake
 def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=wide(x.dtype))
+    return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1), dtype=wide(x.dtype))
 
 
 @torch.library.custom_op("ndtrain::rms_norm_backward", mutates_args=())
 def rms_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns dx like x and dweight like weight.
+    """Returns dx like x and dweight like weight, contiguous.
 
     With n = x * r: dx = r * (g - n * mean(g * n)), g = dy * weight; dweight = sum(dy * n).
     """
@@ -54,12 +54,12 @@ def rms_norm_backward(
     g = dy_wide * weight
     mean = torch.linalg.vecdot(g, normed).unsqueeze(-1).div_(width)
     dx = g.sub_(normed.mul_(mean)).mul_(inverse_rms)
-    return dx.to(x.dtype), dweight.to(weight.dtype)
+    return dx.to(x.dtype).contiguous(), dweight.to(weight.dtype)
 
 
 @rms_norm_backward.register_fake
 def _(dy: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
 def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -23,7 +23,7 @@ def swiglu_reference(gate_up: Tensor) -> Tensor:
 def swiglu(gate_up: Tensor) -> Tensor:
     """[..., 2I] -> [..., I]; computed in fp32 (fp64 for fp64), rounded once."""
     gate, up = gate_up.to(wide(gate_up.dtype)).chunk(2, dim=-1)
-    return F.silu(gate).mul_(up).to(gate_up.dtype)
+    return F.silu(gate).mul_(up).to(gate_up.dtype).contiguous()
 
 
 @swiglu.register_fake

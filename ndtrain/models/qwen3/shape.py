@@ -7,6 +7,7 @@
 Sources of the published sizes: the released config.json files of Qwen/Qwen3-*.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,29 +86,63 @@ class Shape:
         """Reads a config.json. Raises UserError for a model that this shape cannot express."""
         _refuse_what_is_not_expressible(config, where)
         rope = config.get("rope_parameters") or {}
-        try:
-            num_heads = config["num_attention_heads"]
-            return cls(
-                vocab_size=config["vocab_size"],
-                hidden_size=config["hidden_size"],
-                intermediate_size=config["intermediate_size"],
-                num_layers=config["num_hidden_layers"],
-                num_heads=num_heads,
-                num_kv_heads=config.get("num_key_value_heads") or num_heads,
-                head_dim=config.get("head_dim") or config["hidden_size"] // num_heads,
-                rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-                rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-                tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-                qk_norm=config["model_type"] == "qwen3",
-                max_positions=config.get("max_position_embeddings", 40960),
-                initial_std=float(config.get("initializer_range", 0.02)),
-            )
-        except KeyError as error:
+        values = {**config, "rope_theta": rope.get("rope_theta", config.get("rope_theta"))}
+        qk_norm = config["model_type"] == "qwen3"
+        if not qk_norm:
+            # What Llama's config.json of before transformers 4.45 leaves out, by its definition.
+            heads = _number(values, "num_attention_heads", int, where)
+            hidden = _number(values, "hidden_size", int, where)
+            defaults = {"num_key_value_heads": heads, "head_dim": hidden // heads}
+            defaults |= {"rope_theta": 10000.0}
+            values |= {key: values.get(key) or value for key, value in defaults.items()}
+        shape = cls(
+            **{ours: _number(values, theirs, int, where) for ours, theirs in _COUNTS.items()},
+            rope_theta=float(_number(values, "rope_theta", float, where)),
+            rms_norm_eps=float(_number(values, "rms_norm_eps", float, where)),
+            # False is the default of both families in transformers, which omits defaults.
+            tie_embeddings=bool(config.get("tie_word_embeddings", False)),
+            qk_norm=qk_norm,
+            initial_std=float(config.get("initializer_range", 0.02)),
+        )
+        if shape.num_heads % shape.num_kv_heads or shape.head_dim % 2:
             raise UserError(
-                f"the model's configuration has no `{error.args[0]}`",
+                f"{shape.num_heads} query heads on {shape.num_kv_heads} key/value heads of width "
+                f"{shape.head_dim}",
                 where,
-                "take the config.json that belongs to the weights",
-            ) from None
+                "num_key_value_heads has to divide num_attention_heads; head_dim has to be even",
+            )
+        return shape
+
+
+_COUNTS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "max_positions": "max_position_embeddings",
+}
+
+
+def _number(config: dict[str, Any], key: str, kind: type[int] | type[float], where: str) -> Any:
+    """A positive number; nothing is guessed for one that is missing."""
+    value = config.get(key)
+    if value is None:
+        raise UserError(
+            f"the model's configuration has no `{key}`",
+            where,
+            "take the config.json that belongs to the weights",
+        )
+    accepted = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, accepted) or not 0 < value < math.inf:
+        raise UserError(
+            f"`{key}` is {value!r}, not a positive number",
+            where,
+            "take the config.json that belongs to the weights",
+        )
+    return value
 
 
 def _refuse_what_is_not_expressible(config: dict[str, Any], where: str) -> None:
@@ -118,12 +153,16 @@ def _refuse_what_is_not_expressible(config: dict[str, Any], where: str) -> None:
         )
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
+    layer_types = set(config.get("layer_types") or ()) - {"full_attention"}
     refused = {
         f"RoPE scaling `{rope_type}`": rope_type != "default",
+        "rotating a part of each head": rope.get("partial_rotary_factor", 1) != 1,
         "attention_bias": bool(config.get("attention_bias")),
         "mlp_bias": bool(config.get("mlp_bias")),
         "sliding-window attention": bool(config.get("use_sliding_window")),
+        f"layers of {sorted(layer_types)}": bool(layer_types),
         f"hidden_act `{config.get('hidden_act')}`": config.get("hidden_act", "silu") != "silu",
+        "quantized weights": bool(config.get("quantization_config")),
     }
     for what, found in refused.items():
         if found:
