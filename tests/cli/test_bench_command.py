@@ -13,10 +13,12 @@ from click.testing import CliRunner
 from ndtrain.cli.bench import bench
 from ndtrain.core.errors import UserError, UserErrors
 
-TINY = (
-    "step --layers 1 --hidden 32 --intermediate 64 --heads 4 --kv-heads 2 --head-dim 16 "
-    "--vocab 64 --sequence 16 --rounds 2"
-).split()
+# fmt: off
+TINY = [
+    "step", "--layers", "1", "--hidden", "32", "--intermediate", "64", "--heads", "4",
+    "--kv-heads", "2", "--head-dim", "16", "--vocab", "64", "--sequence", "16", "--rounds", "2",
+]
+# fmt: on
 
 
 def test_a_shape_that_ranks_cannot_share_is_refused_before_anything_starts() -> None:
@@ -66,9 +68,9 @@ def test_under_torchrun_it_measures_the_ranks_of_the_job(tmp_path: Path) -> None
     pytest.importorskip("transformers")
     program = tmp_path / "rank.py"
     program.write_text("import sys\nfrom ndtrain.cli.main import main\nsys.exit(main())\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        + [str(program), "bench", *TINY],
+        [*torchrun, "--nproc-per-node", "2", str(program), "bench", *TINY],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

@@ -1,0 +1,1 @@
+"""Measurements: a step against its peers, in interleaved rounds of one process group."""

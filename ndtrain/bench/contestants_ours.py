@@ -1,0 +1,118 @@
+"""Ours; bare compute, the same step without its collectives; and the collectives without it."""
+
+import math
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ndtrain.bench.batch import DTYPES, make_batch
+from ndtrain.bench.workload import Workload
+from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.parallel.apply import materialize, parallelize
+from ndtrain.parallel.gradients import sum_replicated_gradients
+from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.runtime.mesh import Axis
+from ndtrain.runtime.runtime import Runtime, start_cpu, still
+from ndtrain.runtime.transport import Transport
+
+
+class Ours:
+    """Tensor and sequence parallelism as `ndtrain train` runs it."""
+
+    name = "ours"
+    uses_all_ranks = True
+    has_loss = True
+
+    def setup(self, workload: Workload) -> None:
+        self.runtime = self._start_runtime(workload)
+        with torch.device("meta"):
+            self.model = Qwen3(workload.shape)
+        self.shards = parallelize(self.model, self.runtime)
+        source = RandomWeights(workload.shape, workload.seed)
+        materialize(self.model, self.shards, source, DTYPES[workload.dtype])
+        self._tokens_BS, self._targets_BS = make_batch(workload)
+        self._weights_BS = torch.full(self._tokens_BS.shape, 1 / self._tokens_BS.numel())
+
+    def step(self) -> float:
+        self.model.zero_grad(set_to_none=True)
+        loss = self.model.loss(self._tokens_BS, self._targets_BS, self._weights_BS)
+        loss.backward()
+        sum_replicated_gradients(self.gradients(), self.shards, self.runtime)
+        return loss.item()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The local gradient of every parameter, by its name."""
+        gradients = {}
+        for name, parameter in self.model.named_parameters():
+            assert parameter.grad is not None, name
+            gradients[name] = parameter.grad
+        return gradients
+
+    def _start_runtime(self, workload: Workload) -> Runtime:
+        return start_cpu(workload.num_ranks, 1, workload.shape.num_kv_heads)
+
+
+class Bare(Ours):
+    """Each rank does its share of the compute and nothing is exchanged: no schedule beats it."""
+
+    name = "bare"
+    has_loss = False
+
+    def step(self) -> float:
+        super().step()
+        return math.nan
+
+    def _start_runtime(self, workload: Workload) -> Runtime:
+        kv_heads = workload.shape.num_kv_heads
+        return still(dist.get_rank(), workload.num_ranks, 1, kv_heads, "cpu")
+
+
+class Exchange:
+    """The collectives of a step of ours, in their order and sizes, with no compute between them.
+
+    bare + exchange is what blocking collectives can reach here at best, by any implementation
+    that moves these bytes over this transport.
+    """
+
+    name = "exchange"
+    uses_all_ranks = True
+    has_loss = False
+
+    def setup(self, workload: Workload) -> None:
+        ours = Ours()
+        ours.setup(workload)
+        recorder = _Recorder(ours.runtime.collectives.transport)
+        ours.runtime.collectives.transport = recorder
+        ours.step()
+        self.calls = recorder.calls
+
+    def step(self) -> float:
+        for call in self.calls:
+            call()
+        return math.nan
+
+
+class _Recorder:
+    """A transport that notes each call, to be made again on ordinary numbers of the same size."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._inputs: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+        self.calls: list[partial] = []
+
+    def all_gather(self, x: Tensor, axis: Axis) -> Tensor:
+        self.calls.append(partial(self._transport.all_gather, self._like(x), axis))
+        return self._transport.all_gather(x, axis)
+
+    def reduce_scatter(self, x: Tensor, axis: Axis) -> Tensor:
+        self.calls.append(partial(self._transport.reduce_scatter, self._like(x), axis))
+        return self._transport.reduce_scatter(x, axis)
+
+    def broadcast(self, x: Tensor, axis: Axis) -> None:
+        self.calls.append(partial(self._transport.broadcast, self._like(x), axis))
+        self._transport.broadcast(x, axis)
+
+    def _like(self, x: Tensor) -> Tensor:
+        return self._inputs.setdefault((x.shape, x.dtype), torch.full_like(x, 0.01))
