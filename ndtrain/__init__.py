@@ -10,5 +10,6 @@ __version__ = "0.1.0"
 # `kernels/`, `configs/` and `launch/` stand beside this folder in a checkout and inside it in a
 # wheel. Searching both makes `ndtrain.kernels` the same name in either case.
 _checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").is_file() and (_checkout / "kernels").is_dir():
+# (The name is checked because the checkout also holds this very folder, as `ndtrain.ndtrain`.)
+if __name__ == "ndtrain" and (_checkout / "pyproject.toml").is_file() and (_checkout / "kernels").is_dir():
     __path__.append(str(_checkout))
