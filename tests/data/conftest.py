@@ -11,7 +11,9 @@ from ndtrain.data.text_files import TextSource
 from ndtrain.data.tokenizer import Tokenizer
 from ndtrain.data.train_tokenizer import train_tokenizer
 
-TRAINING_TEXT = "\n".join(f"line {i}: the quick brown fox, and its {i} friends" for i in range(99))
+# The letters of i * 7919 in base 26 give many words, so that there is enough to merge.
+WORDS = ["".join(chr(97 + i * 7919 // 26**k % 26) for k in range(5)) for i in range(99)]
+TRAINING_TEXT = "\n".join(f"the quick brown fox, and its {word} friends" for word in WORDS)
 
 
 @pytest.fixture(scope="session")

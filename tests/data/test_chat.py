@@ -16,7 +16,7 @@ from .synthetic import properties
 THOUGHT = "<think>\nadd them\n</think>\n\n"
 
 
-def message(role: str, content: str, **more: Any) -> dict[str, Any]:
+def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **more}
 
 
@@ -30,8 +30,8 @@ def jinja_renderer() -> Callable[..., str]:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     def call(messages: list[dict[str, Any]], **options: Any) -> str:
-        texts, _ = render_jinja_template([messages], chat_template=QWEN3_TEMPLATE, **options)
-        return texts[0]
+        rendered: Any = render_jinja_template([messages], chat_template=QWEN3_TEMPLATE, **options)
+        return rendered[0][0]
 
     return call
 

@@ -1,5 +1,6 @@
 """Packing: which pieces make up a row. Properties over random lengths."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_text_rows_are_full_and_overlap_by_one_token(
     places = [(epoch, row) for epoch in range(3) for row in range(rows.num_rows(epoch))]
     packed = [tokens_of(rows.pieces(*place)) for place in places]
     assert all(len(row) == sequence_length + 1 for row in packed)
-    assert all(a[-1] == b[0] for a, b in zip(packed[:-1], packed[1:], strict=True))
+    assert all(a[-1] == b[0] for a, b in itertools.pairwise(packed))
 
 
 @properties
@@ -122,7 +123,7 @@ def test_next_fit_opens_a_row_only_when_the_next_does_not_fit(
     edges = next_fit(np.asarray(lengths, dtype=np.int64), capacity).tolist()
     assert edges[0] == 0
     assert edges[-1] == len(lengths)
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in itertools.pairwise(edges):
         assert 0 < sum(lengths[begin:end]) <= capacity
         if end < len(lengths):
             assert sum(lengths[begin : end + 1]) > capacity
