@@ -136,11 +136,13 @@ class Core:
                 check()
             instruction = self._record(opcode, engine, writes, reads, params or {}, line, name)
             self.program.before(self, instruction, writes, reads)
+            for tensor in reads.values():
+                self._check_alias(tensor)
             if self.arithmetic:
-                for tensor in reads.values():
-                    self._check_alias(tensor)
                 with np.errstate(all="ignore"):
                     execute()
+            for tensor in writes.values():
+                self._note_write(tensor)
         except NkiSimError as error:
             raise _located(error, f"{line[0]}:{line[1]}", opcode) from None
         return instruction
@@ -170,8 +172,7 @@ class Core:
     def _check_alias(tensor: NkiTensor) -> None:
         storage = tensor.storage
         assert storage is not None
-        if storage.neighbours:
-            assert storage.arena is not None
+        if storage.arena is not None:
             storage.arena.check_read(storage, storage.extent(tensor.window, tensor.dtype))
 
     def resolve(self, tensor: NkiTensor) -> NkiTensor:
@@ -231,15 +232,15 @@ class Core:
             taint = np.broadcast_to(taint, values.shape).reshape(target.shape)
             taint = taint if taint.any() else None
         storage.write_taint(tensor.window, tensor.dtype, taint)
-        self._note_write(tensor, storage)
         if storage.matmul_state is not None:
             storage.matmul_view(tensor.window, tensor.dtype)[...] = 0
 
     @staticmethod
-    def _note_write(tensor: NkiTensor, storage: Storage) -> None:
+    def _note_write(tensor: NkiTensor) -> None:
+        storage = tensor.storage
+        assert storage is not None
         storage.written = True
-        if storage.neighbours:
-            assert storage.arena is not None
+        if storage.arena is not None:
             storage.arena.wrote(storage, storage.extent(tensor.window, tensor.dtype))
 
 

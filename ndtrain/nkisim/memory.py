@@ -26,8 +26,11 @@ ON_CHIP = ("sbuf", "psum")
 _TAINTED = 0xFF
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _WORD = 4
+_LANES = 16
 Window = tuple[tuple[int, ...], tuple[int, ...], int]
 """(shape, element strides, element offset) of a view over a storage."""
+Extent = tuple[int, int, int, int]
+"""(first partition, end partition, first byte, end byte)."""
 
 
 class Storage:
@@ -41,7 +44,7 @@ class Storage:
 
     __slots__ = (
         "__weakref__", "address", "arena", "clean", "data", "dtype", "hazards", "ident", "info",
-        "matmul_state", "name", "neighbours", "origin", "partitions", "pitch", "row_bytes", "scale",
+        "matmul_state", "name", "origin", "partitions", "pitch", "row_bytes", "scale",
         "shape", "space", "taint", "undefined", "written",
     )  # fmt: skip
 
@@ -68,7 +71,6 @@ class Storage:
         self.taint: np.ndarray | None = arena.taint if arena else None
         self.undefined = -1  # elements not written yet, while the count is reliable
         self.matmul_state: np.ndarray | None = None
-        self.neighbours: list[weakref.ref[Storage]] = []
         self.written = False
         self.hazards: object | None = None
 
@@ -154,8 +156,13 @@ class Storage:
         byte_strides = (rows * pitch, *(s * size for s in strides[1:]))
         return shape, byte_strides, first * pitch + free * size
 
-    def extent(self, window: Window, dtype: DType) -> tuple[int, int, int, int]:
-        """(first partition, end partition, first byte, end byte) that `window` can touch."""
+    def whole(self) -> Extent:
+        """The extent of the storage itself."""
+        start, base = self.address or (0, 0)
+        return start, start + self.partitions, base, base + self.row_bytes
+
+    def extent(self, window: Window, dtype: DType) -> Extent:
+        """The partitions and bytes that `window` can touch."""
         shape, strides, offset = window
         size = dtype.itemsize
         if self.space not in ON_CHIP:
@@ -176,7 +183,11 @@ class Storage:
 
 
 class Arena:
-    """The whole SBUF or PSUM of one core, for tensors at explicit addresses."""
+    """The whole SBUF or PSUM of one core, for tensors at explicit addresses.
+
+    Who wrote last is known for blocks of 16 partitions x 4 bytes: a quarter of what the start
+    partitions of the engines can tell apart, times the smallest alignment.
+    """
 
     def __init__(self, space: str, row_bytes: int, scale: int) -> None:
         self.space = space
@@ -184,62 +195,54 @@ class Arena:
         self.scale = scale
         self.data = np.zeros(NUM_PARTITIONS * row_bytes * scale, np.uint8)
         self.taint = np.full(NUM_PARTITIONS * row_bytes, _TAINTED, np.uint8)
-        self._owners: np.ndarray | None = None
+        blocks = (NUM_PARTITIONS // _LANES, row_bytes // _WORD)
+        self._owners = np.zeros(blocks, np.int32)
+        self._covered = np.zeros(blocks, np.int32)
         self._placed: list[weakref.ref[Storage]] = []
 
     def place(self, storage: Storage) -> None:
-        """Register `storage` and find the live ones that it overlaps."""
-        alive = []
-        for ref in self._placed:
-            other = ref()
-            if other is None:
-                continue
-            alive.append(ref)
-            if _overlap(storage, other):
-                storage.neighbours.append(ref)
-                other.neighbours.append(weakref.ref(storage))
-        alive.append(weakref.ref(storage))
-        self._placed = alive
+        """Count `storage` over its blocks."""
+        self._placed.append(weakref.ref(storage))
+        self._covered[_blocks(storage.whole())] += 1
 
-    def wrote(self, storage: Storage, extent: tuple[int, int, int, int]) -> None:
-        """Remember that `storage` was the last to write the bytes of `extent`."""
-        self._region(extent)[...] = storage.ident
+    def wrote(self, storage: Storage, extent: Extent) -> None:
+        """Remember that `storage` was the last to write `extent`, if others lie there too."""
+        blocks = _blocks(extent)
+        if self._covered[blocks].max() > 1:
+            self._owners[blocks] = storage.ident
 
-    def check_read(self, storage: Storage, extent: tuple[int, int, int, int]) -> None:
+    def check_read(self, storage: Storage, extent: Extent) -> None:
         """Refuse a read of bytes that another tensor overwrote after `storage` wrote them."""
         if not storage.written:
             return  # a pure alias: it looks at what the other tensor put there
-        owners = self._region(extent)
+        owners = self._owners[_blocks(extent)]
         others = owners[(owners != storage.ident) & (owners != 0)]
         if others.size:
             raise AliasError(
                 f"tensor `{storage.name}` at {self.space} address {storage.address} is read after "
-                f"another tensor wrote over {others.size * _WORD} of its bytes",
-                help="the explicit addresses of two live tensors overlap; the tensors it overlaps: "
-                + ", ".join(sorted(_names(storage))),
+                f"another tensor wrote over a part of it",
+                help="live tensors overlap; at the same bytes lie "
+                + ", ".join(sorted(self._names(storage))),
             )
 
-    def _region(self, extent: tuple[int, int, int, int]) -> np.ndarray:
-        if self._owners is None:
-            self._owners = np.zeros((NUM_PARTITIONS, self.row_bytes // _WORD), np.int32)
-        p0, p1, b0, b1 = extent
-        return self._owners[p0:p1, b0 // _WORD : -(-b1 // _WORD)]
+    def _names(self, storage: Storage) -> set[str]:
+        placed = (ref() for ref in self._placed)
+        return {
+            f"`{s.name}` {s.address} {list(s.shape)} {s.dtype} of {s.info.line}"
+            for s in placed
+            if s is not None and s is not storage and _overlap(storage, s)
+        }
+
+
+def _blocks(extent: Extent) -> tuple[slice, slice]:
+    p0, p1, b0, b1 = extent
+    return slice(p0 // _LANES, -(-p1 // _LANES)), slice(b0 // _WORD, -(-b1 // _WORD))
 
 
 def _overlap(a: Storage, b: Storage) -> bool:
-    assert a.address is not None
-    assert b.address is not None
-    return (
-        a.address[0] < b.address[0] + b.partitions
-        and b.address[0] < a.address[0] + a.partitions
-        and a.address[1] < b.address[1] + b.row_bytes
-        and b.address[1] < a.address[1] + a.row_bytes
-    )
-
-
-def _names(storage: Storage) -> set[str]:
-    found = (ref() for ref in storage.neighbours)
-    return {f"`{s.name}` {s.address}" for s in found if s is not None}
+    p0, p1, b0, b1 = a.whole()
+    q0, q1, c0, c1 = b.whole()
+    return p0 < q1 and q0 < p1 and b0 < c1 and c0 < b1
 
 
 class Allocator:
