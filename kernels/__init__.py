@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 EVERYWHERE = ("trn1", "trn2", "trn3")
+WITH_COLLECTIVES = ("trn2", "trn3")
 API_SUBSET = Path(__file__).with_name("API_SUBSET.json")
 """The names and keywords of nki that the kernels use, each with the version that brought it."""
 
@@ -47,5 +48,11 @@ _ALL = (
     Kernel("qk_norm_rope_backward", "qk_norm_rope", "gradients of qk_norm_rope_forward"),
     Kernel("swiglu_forward", "swiglu", "silu(gate) * up of a fused projection"),
     Kernel("swiglu_backward", "swiglu", "dgate|dup of swiglu_forward"),
+    Kernel(
+        "allgather_matmul",
+        "allgather_matmul",
+        "all-gather over a ring, each shard multiplied while the next one moves",
+        WITH_COLLECTIVES,
+    ),
 )
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}

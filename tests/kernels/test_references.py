@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from ndtrain.kernels.attention_backward_reference import attention_backward
 from ndtrain.kernels.attention_forward_reference import attention_forward, visible_keys
 from ndtrain.kernels.qk_norm_rope_reference import qk_norm_rope_backward, qk_norm_rope_forward
@@ -36,7 +35,9 @@ def test_attention(case: str) -> None:
     q, k, v = random(0, 7, 2, 4, 8), random(1, 9, 2, 2, 8), random(2, 9, 2, 2, 8)
     dout = random(3, 7, 2, 4, 8)
     visible = torch.from_numpy(
-        visible_keys(7, 9, options.get("starts_BS"), options.get("offset", 0), options.get("window", 0))
+        visible_keys(
+            7, 9, options.get("starts_BS"), options.get("offset", 0), options.get("window", 0)
+        )
     )[:, None]
     leaves = [leaf(x) for x in (q, k, v)]
     q_BNSD, k_BNSD, v_BNSD = (x.permute(1, 2, 0, 3) for x in leaves)
@@ -65,7 +66,12 @@ def test_rmsnorm() -> None:
 
 
 def test_qk_norm_rope() -> None:
-    q, k, q_weight, k_weight = random(0, 5, 2, 4, 8), random(1, 5, 2, 2, 8), random(2, 8), random(3, 8)
+    q, k, q_weight, k_weight = (
+        random(0, 5, 2, 4, 8),
+        random(1, 5, 2, 2, 8),
+        random(2, 8),
+        random(3, 8),
+    )
     angles = random(4, 5, 2, 1, 4)
     cos, sin = np.cos(angles), np.sin(angles)
     dq_out, dk_out = random(5, *q.shape), random(6, *k.shape)
