@@ -9,12 +9,14 @@
 found. Several processes may publish one key at a time: each writes its own folder, one is kept.
 """
 
+import errno
 import json
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -75,19 +77,20 @@ def publish(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, 
 def _rename(temporary: Path, folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     while True:
         try:
-            os.rename(temporary, folder)  # fails where a folder that is not empty exists
-        except OSError:
+            os.rename(temporary, folder)  # refused if the folder exists and is not empty
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
             found = find(folder)
             if found is not None:
                 return found
-            if not folder.exists():
-                raise
             damaged = _sibling(folder)
-            os.rename(folder, damaged)
+            with suppress(FileNotFoundError):  # another process has just moved it
+                os.rename(folder, damaged)
             shutil.rmtree(damaged, ignore_errors=True)
-            continue
-        fsync_folder(folder.parent)
-        return meta
+        else:
+            fsync_folder(folder.parent)
+            return meta
 
 
 def _sibling(folder: Path) -> Path:
