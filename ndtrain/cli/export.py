@@ -13,7 +13,7 @@ def export(source: Path, destination: Path) -> None:
 
     transformers loads the result with AutoModelForCausalLM.from_pretrained(DEST).
     """
-    from ndtrain.checkpoint.huggingface import export_folder
+    from ndtrain.checkpoint.convert import export_folder
 
     export_folder(source, destination)
     click.echo(f"wrote {destination}")

@@ -10,7 +10,7 @@ import click
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
 def import_(source: Path, destination: Path) -> None:
     """Hugging Face folder to checkpoint."""
-    from ndtrain.checkpoint.huggingface import import_folder
+    from ndtrain.checkpoint.convert import import_folder
 
     import_folder(source, destination)
     click.echo(f"wrote {destination}")

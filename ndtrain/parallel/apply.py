@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.overlap.modes import BLOCKING, Modes
 from ndtrain.parallel.shard import Shard
-from ndtrain.parallel.shard_table import DECODER, Style
+from ndtrain.parallel.shard_table import DECODER, Context, Style
 from ndtrain.runtime.runtime import Runtime
 
 
@@ -27,9 +28,13 @@ class Source(Protocol):
 
 
 def parallelize(
-    model: Qwen3, runtime: Runtime, table: Sequence[tuple[str, Style]] = DECODER
+    model: Qwen3,
+    runtime: Runtime,
+    modes: Modes = BLOCKING,
+    table: Sequence[tuple[str, Style]] = DECODER,
 ) -> dict[str, Shard]:
     """Replaces the modules that the table names; returns the shard of every parameter."""
+    context = Context(runtime, modes)
     names = [name for name, module in model.named_modules() if name]
     shards: dict[str, Shard] = {}
     for pattern, style in table:
@@ -38,7 +43,7 @@ def parallelize(
             module = model.get_submodule(name)
             if isinstance(module, nn.Identity):  # the QK-norm of a Llama
                 continue
-            styled = style(module, model.shape, runtime, name)
+            styled = style(module, model.shape, context, name)
             model.set_submodule(name, styled.module)
             shards |= {f"{name}.{own}": shard for own, shard in styled.shards.items()}
     if model.shape.tie_embeddings:

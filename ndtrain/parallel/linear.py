@@ -6,124 +6,127 @@ by own columns, reduce-scatter the tokens. S is the whole sequence, t the tensor
     x [S/t, B, in]  --gather-->  [S, B, in]  @ W[out/t, in]^T  ->  [S, B, out/t]
     x [S, B, in/t]  @ W[out, in/t]^T  ->  [S, B, out]  --reduce-scatter-->  [S/t, B, out]
 
-The gathered tokens are not kept for backward, they are gathered again (Korthikanti et al. 2022,
-arXiv:2205.05198): activation memory stays 1/t.
+Each is a schedule (`overlap/collective_matmul.py`), forward and backward. The gathered tokens are
+not kept for backward, they are gathered again (Korthikanti et al. 2022, arXiv:2205.05198):
+activation memory stays 1/t.
 """
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import Any
 
+from torch import Tensor, autograd, nn
+
+from ndtrain.overlap.collective_matmul import (
+    column_backward,
+    gather_matmul,
+    matmul_scatter,
+    row_backward,
+)
+from ndtrain.overlap.execute import execute
+from ndtrain.overlap.modes import Modes
+from ndtrain.overlap.schedule import Schedule
 from ndtrain.runtime.runtime import Runtime
 
 
-def matmul_gradients(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """dy [S, B, out], x [S, B, in], weight [out, in] -> dx like x, dweight like weight."""
-    dx = dy @ weight
-    dweight = dy.flatten(0, -2).t() @ x.flatten(0, -2)
-    return dx, dweight
+@dataclass(frozen=True)
+class Plan:
+    """The two schedules of a layer and what runs them."""
+
+    forward: Schedule
+    backward: Schedule
+    runtime: Runtime
+    serial: bool
+
+    def run(self, schedule: Schedule, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return execute(schedule, tensors, self.runtime, self.runtime.mesh.tensor, self.serial)
 
 
-class _GatherLinear(torch.autograd.Function):
+class _Planned(autograd.Function):
+    """forward: (x, weight) -> y; backward: (dy, x, weight) -> dx, dweight."""
+
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, runtime: Runtime, name: str) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, x: Tensor, weight: Tensor, plan: Plan) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
-        ctx.runtime, ctx.name = runtime, name
-        x_full = runtime.collectives.all_gather(x, runtime.mesh.tensor, name)
-        with runtime.compute(name):
-            return nn.functional.linear(x_full, weight)
+        ctx.plan = plan
+        return plan.run(plan.forward, x, weight)[0]
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        x, weight = ctx.saved_tensors
-        runtime, name = ctx.runtime, f"{ctx.name}.backward"
-        x_full = runtime.collectives.all_gather(x, runtime.mesh.tensor, name)
-        with runtime.compute(name):
-            dx_full, dweight = matmul_gradients(dy, x_full, weight)
-        dx = runtime.collectives.reduce_scatter(dx_full, runtime.mesh.tensor, name)
-        return dx, dweight, None, None
+        plan = ctx.plan
+        dx, dweight = plan.run(plan.backward, dy.contiguous(), *ctx.saved_tensors)
+        return dx, dweight, None
 
 
-class _LocalLinear(torch.autograd.Function):
-    """The plain product, with its spans."""
+class _Keep(autograd.Function):
+    """Keeps x for the backward of the product that follows.
 
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, runtime: Runtime, name: str) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, weight)
-        ctx.runtime, ctx.name = runtime, name
-        with runtime.compute(name):
-            return nn.functional.linear(x, weight)
-
-    @staticmethod
-    def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        x, weight = ctx.saved_tensors
-        with ctx.runtime.compute(f"{ctx.name}.backward"):
-            return *matmul_gradients(dy, x, weight), None, None
-
-
-class _ReduceScatter(torch.autograd.Function):
-    """Partial sums of the whole sequence -> own rows of the sum; backward gathers.
-
-    Apart from the product before it, so that activation checkpointing, which stops recomputing
-    at the last tensor it needs, does not run the collective a second time.
+    Apart from the product, because recomputation under activation checkpointing stops at the
+    last tensor that backward needs: with x kept here it stops before the product and its
+    reduce-scatter, whose results nobody needs again.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, runtime: Runtime, name: str) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.runtime, ctx.name = runtime, name
-        return runtime.collectives.reduce_scatter(x, runtime.mesh.tensor, name)
+    def forward(ctx, x: Tensor, kept: dict[str, Any]) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        kept["context"] = ctx
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, dx: Tensor):  # type: ignore[no-untyped-def]
+        return dx, None
+
+
+class _PlannedAfterKeep(autograd.Function):
+    """`_Planned` on an x that `_Keep` holds."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, plan: Plan, kept: dict[str, Any]) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.weight, ctx.plan, ctx.kept = weight, plan, kept
+        return plan.run(plan.forward, x, weight)[0]
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        runtime, name = ctx.runtime, f"{ctx.name}.backward"
-        return runtime.collectives.all_gather(dy, runtime.mesh.tensor, name), None, None
-
-
-class _Gather(torch.autograd.Function):
-    """Own rows -> all rows; backward adds the ranks' gradients of own rows."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, runtime: Runtime, name: str) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.runtime, ctx.name = runtime, name
-        return runtime.collectives.all_gather(x, runtime.mesh.tensor, name)
-
-    @staticmethod
-    def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        runtime, name = ctx.runtime, f"{ctx.name}.backward"
-        return runtime.collectives.reduce_scatter(dy, runtime.mesh.tensor, name), None, None
-
-
-def gather_sequence(x: Tensor, runtime: Runtime, name: str) -> Tensor:
-    """[S/t, ...] -> [S, ...]."""
-    return _Gather.apply(x, runtime, name)
-
-
-def reduce_scatter_sequence(x: Tensor, runtime: Runtime, name: str) -> Tensor:
-    """[S, ...] partial sums -> [S/t, ...]."""
-    return _ReduceScatter.apply(x, runtime, name)
+        (x,) = ctx.kept["context"].saved_tensors
+        dx, dweight = ctx.plan.run(ctx.plan.backward, dy.contiguous(), x, ctx.weight)
+        return dx, dweight, None, None
 
 
 class ColumnParallelLinear(nn.Module):
     """x [S/t, B, in] -> [S, B, out/t]; holds the rows of the weight that `weight` has."""
 
-    def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str) -> None:
+    def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        self.runtime = runtime
-        self.name = name
+        tensor, operation = runtime.mesh.tensor, name.rpartition(".")[2]
+        self.plan = Plan(
+            gather_matmul(name, tensor.size, tensor.rank, modes.of(operation, "forward")),
+            column_backward(
+                f"{name}.backward", tensor.size, tensor.rank, modes.of(operation, "backward")
+            ),
+            runtime,
+            modes.serial,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return _GatherLinear.apply(x, self.weight, self.runtime, self.name)
+        return _Planned.apply(x, self.weight, self.plan)
 
 
 class RowParallelLinear(nn.Module):
     """x [S, B, in/t] -> [S/t, B, out]; holds the columns of the weight that `weight` has."""
 
-    def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str) -> None:
+    def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        self.runtime = runtime
-        self.name = name
+        tensor, operation = runtime.mesh.tensor, name.rpartition(".")[2]
+        self.plan = Plan(
+            matmul_scatter(name, tensor.size, tensor.rank, modes.of(operation, "forward")),
+            row_backward(
+                f"{name}.backward", tensor.size, tensor.rank, modes.of(operation, "backward")
+            ),
+            runtime,
+            modes.serial,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        partial = _LocalLinear.apply(x, self.weight, self.runtime, self.name)
-        return reduce_scatter_sequence(partial, self.runtime, self.name)
+        kept: dict[str, Any] = {}
+        return _PlannedAfterKeep.apply(_Keep.apply(x, kept), self.weight, self.plan, kept)

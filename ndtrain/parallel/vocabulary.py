@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ndtrain.ops.loss import linear_cross_entropy
-from ndtrain.parallel.linear import gather_sequence, reduce_scatter_sequence
+from ndtrain.parallel.sequence import gather_sequence, reduce_scatter_sequence
 from ndtrain.runtime.runtime import Runtime
 
 

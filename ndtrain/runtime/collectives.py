@@ -62,6 +62,16 @@ class Collectives:
         """The elementwise maximum over the axis; for small tensors."""
         return self.all_gather(x[None], axis, name, "scatter").amax(0) if axis.size > 1 else x
 
+    def permute(
+        self, x: Tensor, axis: Axis, shift: int, name: str, stream: str, out: Tensor | None = None
+    ) -> Tensor:
+        """Sends x to rank + shift; returns what came from rank - shift, in `out` if given."""
+        out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+        start_ns = time.perf_counter_ns()
+        self.transport.permute(x.contiguous(), axis, shift, out)
+        self._record(f"{name}.permute", stream, start_ns, x.nbytes)
+        return out
+
     def broadcast(self, x: Tensor, axis: Axis, name: str, stream: str = "gather") -> Tensor:
         """The first rank's x on every rank."""
         if axis.size == 1:

@@ -16,7 +16,9 @@ from ndtrain.runtime.transport import sum_in_order
 
 
 class GlooTransport:
-    def __init__(self) -> None:
+    def __init__(self, lane: str) -> None:
+        """lane: whose process groups it uses (`mesh.LANES`); one thread at a time may use them."""
+        self._lane = lane
         # Matched by order on both sides; the tag only guards against a mismatch of that order.
         self._tags = itertools.count()
 
@@ -37,7 +39,15 @@ class GlooTransport:
         return sum_in_order(received)
 
     def broadcast(self, x: Tensor, axis: Axis) -> None:
-        dist.broadcast(as_bytes(x), src=axis.ranks[0], group=axis.group)
+        dist.broadcast(as_bytes(x), src=axis.ranks[0], group=axis.groups[self._lane])
+
+    def permute(self, x: Tensor, axis: Axis, shift: int, out: Tensor) -> None:
+        source = (axis.rank - shift) % axis.size
+        target = (axis.rank + shift) % axis.size
+        tag = next(self._tags) % 2**20
+        pending = [self._irecv(out, axis, source, tag), self._isend(x, axis, target, tag)]
+        for work in pending:
+            work.wait()
 
     def _exchange(self, sends: list[Tensor], receives: list[Tensor], axis: Axis) -> None:
         """Sends sends[p] to p and receives receives[p] from p, for every other rank p."""
@@ -47,22 +57,20 @@ class GlooTransport:
         for step in range(1, axis.size):
             source = (axis.rank - step) % axis.size
             target = (axis.rank + step) % axis.size
-            pending.append(_irecv(receives[source], axis, source, tag))
-            pending.append(_isend(sends[target], axis, target, tag))
+            pending.append(self._irecv(receives[source], axis, source, tag))
+            pending.append(self._isend(sends[target], axis, target, tag))
         for work in pending:
             work.wait()
 
+    def _isend(self, x: Tensor, axis: Axis, peer: int, tag: int) -> dist.Work:
+        work = dist.isend(as_bytes(x), axis.ranks[peer], axis.groups[self._lane], tag)
+        assert work is not None
+        return work
 
-def _isend(x: Tensor, axis: Axis, peer: int, tag: int) -> dist.Work:
-    work = dist.isend(as_bytes(x), axis.ranks[peer], axis.group, tag)
-    assert work is not None
-    return work
-
-
-def _irecv(x: Tensor, axis: Axis, peer: int, tag: int) -> dist.Work:
-    work = dist.irecv(as_bytes(x), axis.ranks[peer], axis.group, tag)
-    assert work is not None
-    return work
+    def _irecv(self, x: Tensor, axis: Axis, peer: int, tag: int) -> dist.Work:
+        work = dist.irecv(as_bytes(x), axis.ranks[peer], axis.groups[self._lane], tag)
+        assert work is not None
+        return work
 
 
 def as_bytes(x: Tensor) -> Tensor:

@@ -5,20 +5,24 @@ mesh.tensor.size, mesh.tensor.rank      # my place on an axis
 mesh.replicas(2)                        # tensor ranks that hold the same key/value head
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
+
+# Who calls collectives: the main thread, and one background stream each for gathers and scatters.
+# Each has process groups of its own, so that their calls cannot mix.
+LANES = ("main", "gather", "scatter")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One line of the grid through this rank. An axis of size 1 has no group: nothing moves."""
+    """One line of the grid through this rank. An axis of size 1 has no groups: nothing moves."""
 
     name: str
     ranks: tuple[int, ...]  # global ranks in order
     rank: int  # own index in `ranks`
-    group: dist.ProcessGroup | None
+    groups: Mapping[str, dist.ProcessGroup] = field(default_factory=dict)  # by lane
 
     @property
     def size(self) -> int:
@@ -47,10 +51,10 @@ class Mesh:
             for first in range(0, tp, num_kv_replicas)
         ]
         return cls(
-            world=_axis("world", [world], rank),
-            data=_axis("data", data_lines, rank),
-            tensor=_axis("tensor", tensor_lines, rank),
-            key_value=_axis("key_value", replica_lines, rank),
+            world=_axis("world", [world], rank, LANES[:1]),
+            data=_axis("data", data_lines, rank, LANES),
+            tensor=_axis("tensor", tensor_lines, rank, LANES),
+            key_value=_axis("key_value", replica_lines, rank, LANES[:1]),
         )
 
     @classmethod
@@ -60,26 +64,19 @@ class Mesh:
         first = column - column % num_kv_replicas
         line = tuple(range(row * tp, (row + 1) * tp))
         return cls(
-            world=Axis("world", tuple(range(tp * dp)), rank, None),
-            data=Axis("data", tuple(range(column, tp * dp, tp)), row, None),
-            tensor=Axis("tensor", line, column, None),
-            key_value=Axis(
-                "key_value", line[first : first + num_kv_replicas], column - first, None
-            ),
+            world=Axis("world", tuple(range(tp * dp)), rank),
+            data=Axis("data", tuple(range(column, tp * dp, tp)), row),
+            tensor=Axis("tensor", line, column),
+            key_value=Axis("key_value", line[first : first + num_kv_replicas], column - first),
         )
 
 
-def _axis(name: str, lines: Iterable[tuple[int, ...]], rank: int) -> Axis:
-    """Makes the group of each line (a collective each) and returns the line through `rank`."""
+def _axis(name: str, lines: Iterable[tuple[int, ...]], rank: int, lanes: tuple[str, ...]) -> Axis:
+    """Makes the groups of each line (a collective each) and returns the line through `rank`."""
     own = None
     for line in lines:
-        if len(line) == 1:
-            group = None
-        elif len(line) == dist.get_world_size():
-            group = dist.group.WORLD
-        else:
-            group = dist.new_group(list(line))
+        groups = {lane: dist.new_group(list(line)) for lane in lanes if len(line) > 1}
         if rank in line:
-            own = Axis(name, line, line.index(rank), group)
+            own = Axis(name, line, line.index(rank), groups)
     assert own is not None
     return own

@@ -1,7 +1,8 @@
-"""What the parallel step is handed: a device, a mesh, collectives and a recorder of spans.
+"""What the parallel step is handed: a device, a mesh, collectives, streams and a span recorder.
 
-runtime = start_gloo(tp=2, dp=1)                 # a rank; the process group must exist
-runtime = still(rank=0, tp=8, dp=4, device="meta")   # one rank's share, nothing moves
+runtime = start_cpu(tp=2, dp=1, num_kv_heads=8)      # a rank; with more than one rank, gloo's
+                                                     # default process group must exist
+runtime = still(0, tp=8, dp=4, num_kv_heads=8, device="meta")   # nothing moves
 """
 
 from contextlib import AbstractContextManager
@@ -14,13 +15,16 @@ from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.mesh import Mesh
 from ndtrain.runtime.still import StillTransport
+from ndtrain.runtime.streams import BackgroundStream, InlineStream, Streams
 
 
 @dataclass(frozen=True)
 class Runtime:
     device: torch.device
     mesh: Mesh
-    collectives: Collectives
+    collectives: Collectives  # of the main thread: they block
+    streams: Streams  # in the background
+    serial_streams: Streams  # the same operations, one at a time, in the main thread
     spans: SpanRecorder
 
     def compute(self, name: str) -> AbstractContextManager[None]:
@@ -36,14 +40,28 @@ def num_kv_replicas(tp: int, num_kv_heads: int) -> int:
 def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     """Collective over the world; a single rank needs no process group."""
     spans = SpanRecorder()
-    replicas = num_kv_replicas(tp, num_kv_heads)
-    alone = tp * dp == 1
-    mesh = Mesh.place(0, 1, 1) if alone else Mesh.create(tp, dp, replicas)
-    return Runtime(torch.device("cpu"), mesh, Collectives(GlooTransport(), spans), spans)
+    main = Collectives(GlooTransport("main"), spans)
+    inline = _inline(main)
+    if tp * dp == 1:
+        mesh = Mesh.place(0, 1, 1)
+        return Runtime(torch.device("cpu"), mesh, main, inline, inline, spans)
+    mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
+    background = {
+        lane: BackgroundStream(lane, Collectives(GlooTransport(lane), spans))
+        for lane in ("gather", "scatter")
+    }
+    return Runtime(torch.device("cpu"), mesh, main, background, inline, spans)
 
 
 def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtime:
     """One rank's share of the work with the communication taken out."""
     spans = SpanRecorder()
     mesh = Mesh.place(rank, tp, dp, num_kv_replicas(tp, num_kv_heads))
-    return Runtime(torch.device(device), mesh, Collectives(StillTransport(), spans), spans)
+    collectives = Collectives(StillTransport(), spans)
+    inline = _inline(collectives)
+    return Runtime(torch.device(device), mesh, collectives, inline, inline, spans)
+
+
+def _inline(collectives: Collectives) -> Streams:
+    stream = InlineStream(collectives)
+    return {"gather": stream, "scatter": stream}

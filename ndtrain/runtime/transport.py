@@ -1,4 +1,4 @@
-"""What a backend has to offer to `Collectives`: three operations on contiguous tensors."""
+"""What a backend has to offer to `Collectives`: four operations on contiguous tensors."""
 
 from typing import Protocol
 
@@ -18,6 +18,10 @@ class Transport(Protocol):
 
         Summed in rank order in fp32 (fp64 for fp64) and rounded once.
         """
+        ...
+
+    def permute(self, x: Tensor, axis: Axis, shift: int, out: Tensor) -> None:
+        """Sends x to rank + shift and receives into `out`, contiguous like x, from rank - shift."""
         ...
 
     def broadcast(self, x: Tensor, axis: Axis) -> None:

@@ -7,8 +7,9 @@ with `Bystander`, which says nothing and has the same exit code. Without this th
 in the next collective for a rank that is gone.
 """
 
+import json
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -40,3 +41,15 @@ def together(runtime: Runtime, action: Callable[[], Result], name: str) -> Resul
     if worst:
         raise Bystander(worst)
     return result  # type: ignore[return-value]
+
+
+def gather_json(runtime: Runtime, value: Any, name: str) -> list[Any]:
+    """Each rank's value, by rank, on every rank. Collective over the world."""
+    world = runtime.mesh.world
+    encoded = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    own_size = torch.tensor([encoded.numel()])
+    sizes = runtime.collectives.all_gather(own_size, world, f"{name}.sizes").tolist()
+    padded = torch.zeros(1, max(sizes), dtype=torch.uint8)
+    padded[0, : encoded.numel()] = encoded
+    rows = runtime.collectives.all_gather(padded, world, name)
+    return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]

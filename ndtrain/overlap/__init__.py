@@ -1,0 +1,1 @@
+"""Schedules: what runs on which stream, in which chunks, with which dependencies."""

@@ -1,0 +1,86 @@
+"""Runs a schedule on tensors: compute here, communication on the runtime's streams.
+
+    y, = execute(schedule, (x, weight), runtime, axis)              # concurrent
+    y, = execute(schedule, (x, weight), runtime, axis, serial=True) # one node at a time
+
+Both give the same bits: a node reads only values, never what another node overwrites. A node that
+needs a value still on its way waits for it; a communication node waits on its stream, not here.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor
+
+from ndtrain.overlap.buffers import Buffers
+from ndtrain.overlap.schedule import (
+    AllGather,
+    Compute,
+    Node,
+    Permute,
+    ReduceScatter,
+    Schedule,
+)
+from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.mesh import Axis
+from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.streams import Pending, Work
+
+Value = Tensor | Pending
+
+
+def execute(
+    schedule: Schedule,
+    inputs: Sequence[Tensor],
+    runtime: Runtime,
+    axis: Axis,
+    serial: bool = False,
+) -> tuple[Tensor, ...]:
+    """Returns the schedule's outputs. Raises StreamError naming an operation that failed."""
+    streams = runtime.serial_streams if serial else runtime.streams
+    values: dict[str, Value] = dict(zip(schedule.inputs, inputs, strict=True))
+    buffers = Buffers(schedule)
+    for node in schedule.nodes:
+        for name in node.after:
+            _ready(values[name])
+        read = [values[name] for name in node.inputs]
+        if isinstance(node, Compute):
+            tensors = [_ready(value) for value in read]
+            values[node.name] = _compute(schedule, node, tensors, runtime, buffers)
+        else:
+            out = buffers.place_like(node, read[0])
+            work = _communication(schedule, node, read[0], axis, out)
+            label = f"{schedule.name}.{node.name}"
+            values[node.name] = streams[node.stream].submit(label, work)
+    return tuple(_ready(values[name]) for name in schedule.outputs)
+
+
+def _ready(value: Value) -> Tensor:
+    return value.wait() if isinstance(value, Pending) else value
+
+
+def _compute(
+    schedule: Schedule, node: Compute, tensors: list[Tensor], runtime: Runtime, buffers: Buffers
+) -> Tensor:
+    joined = buffers.joined(node, tensors)
+    if joined is not None:
+        return joined
+    out = buffers.place(node, tensors)
+    with runtime.compute(f"{schedule.name}.{node.name}"):
+        return node.operation(*tensors, out=out)
+
+
+def _communication(
+    schedule: Schedule, node: Node, value: Value, axis: Axis, out: Tensor | None
+) -> Work:
+    name = f"{schedule.name}.{node.name}"
+
+    def work(collectives: Collectives) -> Tensor:
+        x = _ready(value)
+        if isinstance(node, Permute):
+            return collectives.permute(x, axis, node.shift, name, node.stream, out)
+        if isinstance(node, AllGather):
+            return collectives.all_gather(x, axis, name, node.stream)
+        return collectives.reduce_scatter(x, axis, name, cast(ReduceScatter, node).stream)
+
+    return work

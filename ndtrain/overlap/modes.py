@@ -1,0 +1,35 @@
+"""Which form each operation of a run takes.
+
+    modes = Modes.all("ring")
+    modes.of("qkv", "forward")        # "ring"
+    modes.serial                      # whether plans run one node at a time
+
+The operations are the parallel linears and the output head; their names are the last part of the
+module's name: qkv, o, gate_up, down, head.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ndtrain.overlap.collective_matmul import Mode
+
+Pass = Literal["forward", "backward"]
+OPERATIONS = ("qkv", "o", "gate_up", "down", "head")
+PASSES: tuple[Pass, ...] = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class Modes:
+    by_operation: Mapping[tuple[str, Pass], Mode] = field(default_factory=dict)
+    serial: bool = False
+
+    @classmethod
+    def all(cls, mode: Mode, serial: bool = False) -> "Modes":
+        return cls({(name, when): mode for name in OPERATIONS for when in PASSES}, serial)
+
+    def of(self, operation: str, when: Pass) -> Mode:
+        return self.by_operation[operation, when]
+
+
+BLOCKING = Modes.all("off")

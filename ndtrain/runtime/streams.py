@@ -1,0 +1,94 @@
+"""Streams of communication: in the background with a thread and groups of their own, or inline.
+
+    pending = streams["gather"].submit("qkv", lambda c: c.all_gather(x, axis, "qkv"))
+    y = pending.wait()         # raises StreamError with the name if it failed or hung
+
+What is submitted to one stream runs in that order. A background stream's process groups are used by
+its thread alone, so its collectives cannot mix with those of another stream or of the main thread.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from ndtrain.runtime.collectives import Collectives
+
+TIMEOUT_S = 600.0  # what takes longer than this is taken for lost
+
+Work = Callable[[Collectives], Tensor]
+
+
+class StreamError(RuntimeError):
+    """An operation of a stream failed or did not end; the message begins with its name."""
+
+
+class Pending:
+    """A tensor that is on its way."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._done = threading.Event()
+        self._value: Tensor | None = None
+        self._error: BaseException | None = None
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> Tensor:
+        if not self._done.wait(timeout_s):
+            raise StreamError(f"{self.name} has not ended after {timeout_s:.0f} s")
+        if self._error is not None:
+            raise StreamError(f"{self.name} failed: {self._error}") from self._error
+        assert self._value is not None
+        return self._value
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+    def settle(self, work: Work, collectives: Collectives) -> None:
+        """Does the work and keeps its result, or its error for whoever waits."""
+        try:
+            self._value = work(collectives)
+        except BaseException as error:
+            self._error = error
+        self._done.set()
+
+
+class Stream(Protocol):
+    def submit(self, name: str, work: Work) -> Pending: ...
+
+
+class InlineStream:
+    """Runs what it is given at once, in the caller: the serial form of any schedule."""
+
+    def __init__(self, collectives: Collectives) -> None:
+        self._collectives = collectives
+
+    def submit(self, name: str, work: Work) -> Pending:
+        pending = Pending(name)
+        pending.settle(work, self._collectives)
+        return pending
+
+
+class BackgroundStream:
+    """One thread that runs what it is given, in order, as long as the process lives."""
+
+    def __init__(self, name: str, collectives: Collectives) -> None:
+        self._collectives = collectives
+        self._queue: queue.SimpleQueue[tuple[Work, Pending]] = queue.SimpleQueue()
+        # A daemon: a hung collective must not keep a failed run from ending.
+        threading.Thread(target=self._serve, name=f"stream-{name}", daemon=True).start()
+
+    def submit(self, name: str, work: Work) -> Pending:
+        pending = Pending(name)
+        self._queue.put((work, pending))
+        return pending
+
+    def _serve(self) -> None:
+        while True:
+            work, pending = self._queue.get()
+            pending.settle(work, self._collectives)
+
+
+Streams = Mapping[str, Stream]  # by lane
