@@ -26,7 +26,8 @@ from ndtrain.nkisim.target import (
 if TYPE_CHECKING:
     from ndtrain.nkisim.tensor import NkiTensor
 
-DMA_ENGINE = "dma"
+MEMORY_ENGINES = ("dma", "cc")
+"""They move whole rows of memory and know no lanes; PSUM is out of their reach."""
 _HALF = 2 * QUADRANT
 
 
@@ -97,7 +98,7 @@ def operands(
 ) -> None:
     """Refuse operands that `engine` cannot reach."""
     for role, tensor in (*writes.items(), *reads.items()):
-        if engine == DMA_ENGINE:
+        if engine in MEMORY_ENGINES:
             if tensor.space == "psum":
                 raise HardwareLimit(f"`{role}` is in PSUM, which DMA does not access")
             continue

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndtrain.nkisim.errors import RaceError
+from ndtrain.nkisim.errors import HardwareLimit, RaceError
+from ndtrain.nkisim.machine import Core
 from ndtrain.nkisim.memory import Storage
 from ndtrain.nkisim.tensor import NkiTensor
 from ndtrain.nkisim.trace import Instruction
@@ -29,16 +30,24 @@ class _Marks:
 
 
 def note(
-    core: int, epoch: int, instruction: Instruction, writes: dict[str, NkiTensor],
+    core: Core, epoch: int, instruction: Instruction, writes: dict[str, NkiTensor],
     reads: dict[str, NkiTensor],
 ) -> None:  # fmt: skip
     """Record the accesses of an instruction to shared memory and refuse a conflict."""
-    if instruction.opcode == "core_barrier":
-        return
+    if instruction.opcode == "core_barrier" or instruction.engine == "cc":
+        return  # they order the cores themselves
     for tensors, kind in ((reads, _READ), (writes, _WRITE)):
         for role, tensor in tensors.items():
             if tensor.space == "shared_hbm":
-                _access(core, epoch, instruction, role, tensor, kind)
+                _access(core.index, epoch, instruction, role, _resolved(core, tensor), kind)
+
+
+def _resolved(core: Core, tensor: NkiTensor) -> NkiTensor:
+    """The view with a scalar index applied; one that is out of bounds touches nothing special."""
+    try:
+        return core.resolve(tensor)
+    except HardwareLimit:
+        return tensor
 
 
 def _access(

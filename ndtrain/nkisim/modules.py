@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ndtrain.nkisim import (
+    collectives,
     dtypes,
     enums,
     errors,
@@ -48,18 +49,24 @@ def build() -> dict[str, types.ModuleType]:
     nisa = _module("nki.isa", _isa())
     constants = _module("nki.isa.constants", {n: getattr(enums, n) for n in _ENUMS})
     typing = _module("nki.typing", {"tensor": tensor.NkiTensor})
-    collectives = _module("nki.collectives", {})
-    root = _module("nki", {"jit": nki.jit, "simulate": nki.simulate, "language": nl, "isa": nisa})
+    cc = _module("nki.collectives", {n: getattr(collectives, n) for n in _COLLECTIVES})
+    root = _module("nki", {"jit": nki.jit, "simulate": nki.simulate, "language": nl,
+                          "isa": nisa, "dtype": dtypes.DType})  # fmt: skip
     root.__path__ = []
     nisa.__path__ = []
     nisa.constants = constants
-    root.collectives, root.typing = collectives, typing
+    root.collectives, root.typing = cc, typing
     return {
         "nki": root, "nki.language": nl, "nki.isa": nisa, "nki.isa.constants": constants,
-        "nki.collectives": collectives, "nki.typing": typing,
+        "nki.collectives": cc, "nki.typing": typing,
     }  # fmt: skip
 
 
+_COLLECTIVES = (
+    "ReplicaGroup", "all_gather", "all_reduce", "all_to_all", "collective_permute",
+    "collective_permute_implicit", "collective_permute_implicit_current_processing_rank_id",
+    "collective_permute_implicit_reduce", "rank_id", "reduce_scatter",
+)  # fmt: skip
 _ENUMS = ("engine", "reduce_cmd", "dge_mode", "oob_mode", "matmul_perf_mode", "nc_version",
           "dma_engine")  # fmt: skip
 _LANGUAGE = (

@@ -63,6 +63,7 @@ class Program:
         self._shared: list[Storage] = []
         self._shared_used = [0] * num_cores
         self._epochs = [0] * num_cores
+        self._collectives: dict[tuple[int, tuple[int, ...]], int] = {}
 
     def worker(self, core: Core) -> int:
         return self.rank * self.num_cores + core.index
@@ -107,7 +108,7 @@ class Program:
     ) -> None:  # fmt: skip
         """Race detection on memory that both cores see."""
         if self.num_cores > 1:
-            hazards.note(core.index, self._epochs[core.index], instruction, writes, reads)
+            hazards.note(core, self._epochs[core.index], instruction, writes, reads)
 
     def synchronized(self, core: Core) -> None:
         self._epochs[core.index] += 1
@@ -119,6 +120,46 @@ class Program:
             f"core {core.index} at core_barrier",
         )  # fmt: skip
         self.synchronized(core)
+
+    def collective(
+        self, core: Core, group: tuple[int, ...], opcode: str, srcs: Sequence[NkiTensor]
+    ) -> list[list[tuple[np.ndarray, Any]]]:
+        """Meet the other ranks of `group`; (values, taint) of their `srcs` in group order.
+
+        Two cores that name the same shared HBM issue one collective of the logical core, which
+        waits for both. Otherwise each core meets the cores of its own index.
+        """
+        at = self._collectives.get((core.index, group), 0)
+        self._collectives[core.index, group] = at + 1
+        joint = self.num_cores > 1 and self._same_on_both(core, group, at, srcs)
+        if joint:
+            self.synchronized(core)
+        key = ("collective", group, None if joint else core.index, at)
+        chunks = [(core.raw(s).copy(), core.taint(s)) for s in srcs]
+        count = len(group) * (self.num_cores if joint else 1)
+        sent = self.scheduler.meet(
+            self.worker(core), key, count, (self.rank, core.index, opcode, chunks),
+            lambda p: sorted(p.values(), key=lambda q: (group.index(q[0]), q[1])),
+            f"rank {self.rank} core {core.index} at {opcode}",
+        )  # fmt: skip
+        names = {found[2] for found in sent}
+        if len(names) > 1:
+            raise HardwareLimit(
+                "the ranks of a group issue different collectives: " + ", ".join(sorted(names))
+            )
+        if joint:
+            self.synchronized(core)
+        return [found[3] for found in sent if not joint or found[1] == 0]
+
+    def _same_on_both(
+        self, core: Core, group: tuple[int, ...], at: int, srcs: Sequence[NkiTensor]
+    ) -> bool:
+        mine = [(t.storage.ident if t.storage else 0, t.window) for t in srcs]
+        both = self.scheduler.meet(
+            self.worker(core), ("join", self.rank, group, at), self.num_cores, mine,
+            lambda p: list(p.values()), f"rank {self.rank} core {core.index} at a collective",
+        )  # fmt: skip
+        return srcs[0].space == "shared_hbm" and both[0] == both[1]
 
     def sendrecv(
         self, core: Core, src: NkiTensor, dst: NkiTensor, target: int, source: int, pipe: int
