@@ -35,7 +35,10 @@ class Environment:
 
     def pip(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "pip", "--python", str(self.python), "--quiet"]
-        return _output([*command, "--disable-pip-version-check", *arguments])
+        # No configuration: it could name more places to install from.
+        variables = {name: text for name, text in os.environ.items() if name[:4] != "PIP_"}
+        variables["PIP_CONFIG_FILE"] = os.devnull
+        return _output([*command, "--disable-pip-version-check", *arguments], env=variables)
 
     def see_our_packages(self) -> None:
         """Make this interpreter's packages importable, as --system-site-packages would."""

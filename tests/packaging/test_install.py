@@ -58,9 +58,9 @@ def test_a_wheel_is_complete_and_works_without_the_checkout(
 
 @pytest.mark.slow
 def test_an_editable_install(environment: Environment, checkout: Path) -> None:
+    environment.see_our_packages()  # setuptools, which builds it, is among them
     options = ["--no-deps", "--no-build-isolation", "--no-index"]
     environment.pip("install", *options, "--editable", str(checkout))
-    environment.see_our_packages()
     check_alike(environment)
 
 
