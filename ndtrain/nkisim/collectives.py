@@ -83,7 +83,7 @@ def _exchange(
         check()
 
     def execute() -> None:
-        deliver(core, core.program.collective(core, group, opcode, srcs))
+        deliver(core, core.program.collective(core, group, opcode, srcs, dsts))
 
     core.issue(
         opcode, "cc", writes={f"dst{i or ''}": t for i, t in enumerate(dsts)},

@@ -1,7 +1,8 @@
 """Races between the two cores of an LNC2 kernel on HBM that both see.
 
-Between two synchronisations (core_barrier, sendrecv) the cores are unordered. A byte that one core
-writes and the other touches in the same interval is a race, whichever happened first here.
+Nothing orders the cores but a core_barrier, for the tensor that it names, and a collective, for its
+own tensors. A byte that one core writes and the other touches between two of them is a race,
+whichever access came first in the simulation.
 """
 
 from __future__ import annotations
@@ -22,24 +23,29 @@ _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 @dataclass
 class _Marks:
-    """Per byte of a storage: which core read (1) or wrote (2) it in this interval."""
+    """Per byte of a storage and core: 1 read, 2 written since the last synchronisation."""
 
-    epoch: int
     by_core: list[np.ndarray]
     last: list[str]
 
 
+def ordered(tensor: NkiTensor) -> None:
+    """Both cores synchronised on the memory of `tensor`."""
+    assert tensor.storage is not None
+    tensor.storage.hazards = None
+
+
 def note(
-    core: Core, epoch: int, instruction: Instruction, writes: dict[str, NkiTensor],
+    core: Core, instruction: Instruction, writes: dict[str, NkiTensor],
     reads: dict[str, NkiTensor],
 ) -> None:  # fmt: skip
     """Record the accesses of an instruction to shared memory and refuse a conflict."""
-    if instruction.opcode == "core_barrier" or instruction.engine == "cc":
-        return  # they order the cores themselves
+    if instruction.opcode == "core_barrier":
+        return
     for tensors, kind in ((reads, _READ), (writes, _WRITE)):
         for role, tensor in tensors.items():
             if tensor.space == "shared_hbm":
-                _access(core.index, epoch, instruction, role, _resolved(core, tensor), kind)
+                _access(core.index, instruction, role, _resolved(core, tensor), kind)
 
 
 def _resolved(core: Core, tensor: NkiTensor) -> NkiTensor:
@@ -51,11 +57,11 @@ def _resolved(core: Core, tensor: NkiTensor) -> NkiTensor:
 
 
 def _access(
-    core: int, epoch: int, instruction: Instruction, role: str, tensor: NkiTensor, kind: int
+    core: int, instruction: Instruction, role: str, tensor: NkiTensor, kind: int
 ) -> None:
     storage = tensor.storage
     assert storage is not None
-    marks = _marks(storage, epoch)
+    marks = _marks(storage)
     window = tensor.window
     if tensor.indirection is not None:
         window = ((tensor.row_elements,), (1,), 0)  # the rows are not known here: all of it
@@ -66,17 +72,16 @@ def _access(
         raise RaceError(
             f"core {core} {verb} `{role}` (`{tensor.name}`) while core {1 - core} accesses the "
             f"same bytes: {marks.last[1 - core]}",
-            help="put a nisa.core_barrier between the two accesses",
+            help=f"put nisa.core_barrier(data={tensor.name}, cores=(0, 1)) between the two",
         )
     _view(marks.by_core[core], window, tensor)[...] |= _broadcast(kind, tensor)
     marks.last[core] = f"{instruction.opcode} at {instruction.where}"
 
 
-def _marks(storage: Storage, epoch: int) -> _Marks:
+def _marks(storage: Storage) -> _Marks:
     found = storage.hazards
-    if not isinstance(found, _Marks) or found.epoch < epoch:
-        size = storage.row_bytes
-        found = _Marks(epoch, [np.zeros(size, np.uint8) for _ in range(2)], ["", ""])
+    if not isinstance(found, _Marks):
+        found = _Marks([np.zeros(storage.row_bytes, np.uint8) for _ in range(2)], ["", ""])
         storage.hazards = found
     return found
 

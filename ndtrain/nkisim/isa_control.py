@@ -94,7 +94,7 @@ def core_barrier(
 
     return core.issue(
         "core_barrier", "sync", writes={}, reads={"data": data}, check=check,
-        execute=lambda: core.program.barrier(core), params={"on": engine.name}, name=name,
+        execute=lambda: core.program.barrier(core, data), params={"on": engine.name}, name=name,
     )  # fmt: skip
 
 

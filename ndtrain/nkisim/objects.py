@@ -7,24 +7,41 @@ from typing import Any
 
 
 class NKIObject:
-    """Base of kernel dataclasses; without a decorator it stores its keyword arguments.
+    """Base of kernel classes, with or without `@dataclass`.
 
-    Class attributes without an annotation count as fields of a dataclass below this base: the
-    compiler treats them so, and kernels of nki-library pass them to the constructor.
+    The compiler makes an initializer over the class attributes, annotated or not, with None for
+    those that have no value, and calls `__post_init__` (nki/get-started/nki-language-guide.rst).
     """
 
     __slots__ = ("__dict__", "__weakref__")
 
-    def __init__(self, **kwargs: Any) -> None:
-        for name, value in kwargs.items():
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        fields = _fields(type(self))
+        if len(args) > len(fields):
+            raise TypeError(f"{type(self).__name__} has {len(fields)} fields, got {len(args)}")
+        given = dict(zip(fields, args, strict=False)) | kwargs
+        for name in fields:
+            setattr(self, name, given.pop(name, getattr(type(self), name, None)))
+        for name, value in given.items():
             setattr(self, name, value)
+        post = getattr(self, "__post_init__", None)
+        if post is not None:
+            post()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = dict(cls.__dict__.get("__annotations__", {}))
-        fields = {n: Any for n, v in cls.__dict__.items() if n not in own and _is_field(n, v)}
-        if fields:
-            cls.__annotations__ = own | fields
+        plain = {n: Any for n, v in cls.__dict__.items() if n not in own and _is_field(n, v)}
+        if plain:
+            # An annotation makes `@dataclass` see the attribute as the compiler does.
+            cls.__annotations__ = own | plain
+
+
+def _fields(cls: type) -> list[str]:
+    names: dict[str, None] = {}
+    for base in reversed(cls.__mro__):
+        names |= dict.fromkeys(base.__dict__.get("__annotations__", {}))
+    return list(names)
 
 
 def _is_field(name: str, value: Any) -> bool:

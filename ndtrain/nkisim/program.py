@@ -15,7 +15,7 @@ import numpy as np
 
 from ndtrain.nkisim import arrays, frontend, hazards, occupancy
 from ndtrain.nkisim.dtypes import as_dtype, from_float32
-from ndtrain.nkisim.errors import HardwareLimit, LanguageError, UninitializedError
+from ndtrain.nkisim.errors import HardwareLimit, LanguageError, RaceError, UninitializedError
 from ndtrain.nkisim.machine import Core, Options, executing
 from ndtrain.nkisim.memory import Allocator, Storage
 from ndtrain.nkisim.scheduler import Scheduler
@@ -62,7 +62,8 @@ class Program:
         self.cores = [Core(self, i, rank) for i in range(num_cores)]
         self._shared: list[Storage] = []
         self._shared_used = [0] * num_cores
-        self._epochs = [0] * num_cores
+        self._meetings = [0] * num_cores
+        self._pipes: dict[tuple[int, int], int] = {}
         self._collectives: dict[tuple[int, tuple[int, ...]], int] = {}
 
     def worker(self, core: Core) -> int:
@@ -107,23 +108,36 @@ class Program:
         reads: dict[str, NkiTensor],
     ) -> None:  # fmt: skip
         """Race detection on memory that both cores see."""
-        if self.num_cores > 1:
-            hazards.note(core, self._epochs[core.index], instruction, writes, reads)
+        if self.num_cores > 1 and instruction.engine != "cc":
+            hazards.note(core, instruction, writes, reads)
 
-    def synchronized(self, core: Core) -> None:
-        self._epochs[core.index] += 1
+    def barrier(self, core: Core, data: NkiTensor) -> None:
+        """Both cores arrive; accesses to the memory of `data` before it happen before those after.
 
-    def barrier(self, core: Core) -> None:
-        key = ("barrier", self.rank, self._epochs[core.index])
-        self.scheduler.meet(
-            self.worker(core), key, self.num_cores, None, lambda _: None,
-            f"core {core.index} at core_barrier",
+        Other memory stays unordered: the barrier holds back one engine and what depends on `data`.
+        """
+        self._meet_cores(core, data, "core_barrier")
+
+    def _meet_cores(self, core: Core, data: NkiTensor, what: str) -> None:
+        at = self._meetings[core.index]
+        self._meetings[core.index] += 1
+        named = self.scheduler.meet(
+            self.worker(core), (what, self.rank, at), self.num_cores, data.storage,
+            lambda payloads: list(payloads.values()),
+            f"rank {self.rank} core {core.index} at {what} {at}",
         )  # fmt: skip
-        self.synchronized(core)
+        if any(storage is not data.storage for storage in named):
+            raise RaceError(
+                "the two cores name different tensors: "
+                + " and ".join(f"`{storage.name}`" for storage in named),
+                help="both cores have to pass the same shared tensor",
+            )
+        hazards.ordered(data)
 
     def collective(
-        self, core: Core, group: tuple[int, ...], opcode: str, srcs: Sequence[NkiTensor]
-    ) -> list[list[tuple[np.ndarray, Any]]]:
+        self, core: Core, group: tuple[int, ...], opcode: str, srcs: Sequence[NkiTensor],
+        dsts: Sequence[NkiTensor],
+    ) -> list[list[tuple[np.ndarray, Any]]]:  # fmt: skip
         """Meet the other ranks of `group`; (values, taint) of their `srcs` in group order.
 
         Two cores that name the same shared HBM issue one collective of the logical core, which
@@ -131,9 +145,7 @@ class Program:
         """
         at = self._collectives.get((core.index, group), 0)
         self._collectives[core.index, group] = at + 1
-        joint = self.num_cores > 1 and self._same_on_both(core, group, at, srcs)
-        if joint:
-            self.synchronized(core)
+        joint = self.num_cores > 1 and self._same_on_both(core, group, at, srcs, dsts)
         key = ("collective", group, None if joint else core.index, at)
         chunks = [(core.raw(s).copy(), core.taint(s)) for s in srcs]
         count = len(group) * (self.num_cores if joint else 1)
@@ -147,30 +159,42 @@ class Program:
             raise HardwareLimit(
                 "the ranks of a group issue different collectives: " + ", ".join(sorted(names))
             )
-        if joint:
-            self.synchronized(core)
         return [found[3] for found in sent if not joint or found[1] == 0]
 
     def _same_on_both(
-        self, core: Core, group: tuple[int, ...], at: int, srcs: Sequence[NkiTensor]
-    ) -> bool:
+        self, core: Core, group: tuple[int, ...], at: int, srcs: Sequence[NkiTensor],
+        dsts: Sequence[NkiTensor],
+    ) -> bool:  # fmt: skip
+        """True when both cores issue this collective on the same memory; then it orders them."""
         mine = [(t.storage.ident if t.storage else 0, t.window) for t in srcs]
-        both = self.scheduler.meet(
-            self.worker(core), ("join", self.rank, group, at), self.num_cores, mine,
-            lambda p: list(p.values()), f"rank {self.rank} core {core.index} at a collective",
-        )  # fmt: skip
-        return srcs[0].space == "shared_hbm" and both[0] == both[1]
+
+        def compare(payloads: dict[int, Any]) -> bool:
+            first, second = payloads.values()
+            same = first == second and srcs[0].space == "shared_hbm"
+            for tensor in (*srcs, *dsts) if same else ():
+                hazards.ordered(tensor)
+            return same
+
+        what = f"rank {self.rank} core {core.index} at a collective"
+        key = ("join", self.rank, group, at)
+        same = self.scheduler.meet(self.worker(core), key, self.num_cores, mine, compare, what)
+        if not same:
+            roles = {f"src{i}": t for i, t in enumerate(srcs)}
+            results = {f"dst{i}": t for i, t in enumerate(dsts)}
+            hazards.note(core, core.stream[-1], results, roles)
+        return bool(same)
 
     def sendrecv(
         self, core: Core, src: NkiTensor, dst: NkiTensor, target: int, source: int, pipe: int
     ) -> None:
         payload = (core.index, target, source, core.raw(src).copy(), core.taint(src))
-        key = ("sendrecv", self.rank, pipe, self._epochs[core.index])
+        at = self._pipes.get((core.index, pipe), 0)
+        self._pipes[core.index, pipe] = at + 1
+        key = ("sendrecv", self.rank, pipe, at)
         what = f"core {core.index} at sendrecv pipe {pipe}"
         sent = self.scheduler.meet(
             self.worker(core), key, self.num_cores, payload, lambda p: list(p.values()), what
         )
-        self.synchronized(core)
         found = [p for p in sent if p[0] == source and p[1] == core.index]
         if not found:
             raise HardwareLimit(f"core {source} sends nothing to core {core.index} on pipe {pipe}")
