@@ -11,6 +11,7 @@ import click
 def export(source: Path, destination: Path) -> None:
     """Checkpoint to Hugging Face folder.
 
+    CHECKPOINT is a checkpoint, or a run directory for its newest one.
     transformers loads the result with AutoModelForCausalLM.from_pretrained(DEST).
     """
     from ndtrain.checkpoint.convert import export_folder

@@ -48,7 +48,7 @@ def generate(
 ) -> None:
     """Continue a prompt.
 
-    CHECKPOINT is a step folder below runs/NAME/checkpoints, or a run directory.
+    CHECKPOINT is a checkpoint, a run directory for its newest one, or a Hugging Face folder.
     """
     from ndtrain.train.sample import sample
 

@@ -9,7 +9,10 @@ import click
 @click.argument("source", metavar="HF_DIR", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
 def import_(source: Path, destination: Path) -> None:
-    """Hugging Face folder to checkpoint."""
+    """Hugging Face folder to checkpoint.
+
+    model.weights and `ndtrain generate` take DEST; they take HF_DIR as well.
+    """
     from ndtrain.checkpoint.convert import import_folder
 
     import_folder(source, destination)

@@ -49,7 +49,7 @@ def test_import_and_export(
     def convert(source: Path, destination: Path) -> None:
         calls.append((source, destination))
 
-    name = "ndtrain.checkpoint.huggingface"
+    name = "ndtrain.checkpoint.convert"
     stand_in(monkeypatch, name, **{f"{function}_folder": convert})
     assert run(command, "from", "to") == (0, "wrote to\n", "")
     assert calls == [(Path("from"), Path("to"))]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import get_args
 
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +55,13 @@ def test_origins_stand_beside_their_values() -> None:
     assert seed.split() == ["seed:", "0", "#", "default"]
 
 
+PINNED = (presets.folder().parent / "launch" / "constraints.txt").read_text("utf-8")
+
+
+@pytest.mark.skipif(
+    f"pydantic=={pydantic.VERSION}\n" not in PINNED,
+    reason="how a schema is written depends on the release of pydantic",
+)
 def test_the_committed_schema_is_in_step() -> None:
     committed = json.loads((presets.folder() / "schema.json").read_text("utf-8"))
     # To renew it: ndtrain config schema --format json > configs/schema.json

@@ -131,11 +131,9 @@ def test_a_failed_installation_is_tried_again(checkout: Path, tmp_path: Path) ->
 
 
 def fake_ndtrain(checkout: Path, venv: Path, train: str) -> Path:
-    """A `ndtrain` that notes its arguments and leaves what a run leaves."""
+    """A `ndtrain` that notes its arguments; `train` is what training does."""
     notes = venv / "ndtrain-notes"
-    saved = "runs/quickstart/checkpoints"
-    save = f"mkdir -p {saved} && echo step_00000200 >{saved}/latest"
-    text = f'echo "$*" >>"{notes}"\n[ "$1" != train ] || {{ {save}; {train}; }}'
+    text = f'echo "$*" >>"{notes}"\n[ "$1" != train ] || {{ {train}; }}'
     executable(venv / "bin" / "ndtrain", text)
     return notes
 
@@ -148,13 +146,12 @@ def test_quickstart_trains_samples_exports_and_says_where(checkout: Path, tmp_pa
     stale.mkdir(parents=True)
     done = start(checkout, "quickstart", "train.steps=3", NDTRAIN_VENV=str(venv))
     assert done.returncode == 0, done.stderr
-    checkpoint = "runs/quickstart/checkpoints/step_00000200"
     commands = notes.read_text("utf-8").splitlines()
     assert commands[0].startswith("train quickstart train.steps=3 ")
-    assert commands[1].startswith(f"generate {checkpoint} --prompt ")
-    assert commands[2] == f"export {checkpoint} runs/quickstart/huggingface"
+    assert commands[1].startswith("generate runs/quickstart --prompt ")
+    assert commands[2] == "export runs/quickstart runs/quickstart/huggingface"
     assert not stale.exists()
-    for place in ("", "/metrics.jsonl", "/trace", "/checkpoints/step_00000200", "/huggingface"):
+    for place in ("", "/metrics.jsonl", "/trace", "/checkpoints", "/huggingface"):
         assert f"{checkout}/runs/quickstart{place}" in done.stdout
 
 

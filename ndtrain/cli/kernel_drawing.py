@@ -1,0 +1,96 @@
+"""Text for `ndtrain kernels show` and `api`: instructions, occupancy of memory, names of nki."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ndtrain import nkisim
+from ndtrain.nkisim.target import PSUM_BYTES
+
+if TYPE_CHECKING:
+    from ndtrain.nkisim import Run
+
+COLUMNS = 72
+ROWS = 8
+LARGEST = 6
+BAR = "#"
+NAMES = {"nl": "nki.language", "nisa": "nki.isa", "ncc": "nki.collectives", "nki": "nki"}
+
+
+def describe(run: Run, first: int, count: int) -> list[str]:
+    """The instructions [first, +count) of core 0 (count 0: all), and how many of each there are."""
+    stream = run.stream
+    last = len(stream) if count == 0 else min(len(stream), first + count)
+    lines = [str(stream[i]) for i in range(min(first, len(stream)), last)]
+    lines.append(f"instructions {first} to {last - 1} of {len(stream)}")
+    engines = ", ".join(f"{engine} {number}" for engine, number in stream.engines().most_common())
+    opcodes = ", ".join(f"{opcode} {number}" for opcode, number in stream.counts().most_common())
+    return [*lines, f"by engine: {engines}", f"by instruction: {opcodes}"]
+
+
+def draw(run: Run, space: str) -> list[str]:
+    """Live bytes per partition over the instructions, as a chart, and the largest at the peak."""
+    occupancy = run.occupancy(space)
+    capacity = run.target.sbuf_bytes if space == "sbuf" else PSUM_BYTES
+    peaks = _columns(occupancy.steps, max(len(run.stream), 1))
+    share = f"{occupancy.peak / capacity:.0%}"
+    lines = [f"{space.upper()}: peak {occupancy.peak} of {capacity} bytes a partition ({share})"]
+    for row in range(ROWS, 0, -1):
+        level = occupancy.peak * (row - 0.5) / ROWS
+        bars = "".join(BAR if live and live >= level else " " for live in peaks)
+        lines.append(f"{occupancy.peak * row // ROWS:>8} |{bars}".rstrip())
+    lines.append(f"{0:>8} +{'-' * COLUMNS} instruction {len(run.stream) - 1}")
+    lines.append(f"live at the peak, instruction {occupancy.peak_at}:")
+    for tensor in occupancy.live_at(occupancy.peak_at)[:LARGEST]:
+        what = f"{list(tensor.shape)} {tensor.dtype}"
+        lines.append(f"{tensor.row_bytes:>8} bytes  {what:28} {tensor.line}")
+    return lines
+
+
+def _columns(steps: Sequence[tuple[int, int]], length: int) -> list[int]:
+    """The most live bytes within each column of the chart; steps are (instruction, bytes)."""
+    peaks = [0] * COLUMNS
+    for (begin, live), (end, _) in itertools.pairwise([*steps, (length, 0)]):
+        first = begin * COLUMNS // length
+        last = max(first + 1, -(-end * COLUMNS // length))
+        for column in range(first, min(last, COLUMNS)):
+            peaks[column] = max(peaks[column], live)
+    return peaks
+
+
+class ApiRow(NamedTuple):
+    module: str
+    name: str
+    simulated: bool
+    users: int
+
+
+def api_rows() -> list[ApiRow]:
+    """Every public name of the simulated nki and every name that a kernel uses."""
+    used = _used_names()
+    modules = nkisim.modules.build()
+    rows = []
+    for module in NAMES.values():
+        public = {n for n in vars(modules[module]) if not n.startswith("_")}
+        here = {name for owner, name in used if owner == module}
+        for name in sorted(public | here):
+            simulated = name in public and nkisim.modules.implemented(module, name)
+            rows.append(ApiRow(module, name, simulated, len(used.get((module, name), ()))))
+    return rows
+
+
+def _used_names() -> dict[tuple[str, str], set[str]]:
+    """(module, name) -> the kernel files that use it."""
+    from ndtrain.kernels import API_SUBSET
+
+    found: dict[tuple[str, str], set[str]] = {}
+    for path in sorted(API_SUBSET.parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="ascii"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = NAMES.get(node.value.id)
+                if module:
+                    found.setdefault((module, node.attr), set()).add(path.name)
+    return found
