@@ -1,0 +1,101 @@
+"""The four operations on small tensors: each rank's inputs, and what has to come out, in fp64.
+
+S, B: sequence and batch; in, out: the local widths of the layer. Everything is made from seeds, so
+any process can make any rank's tensors.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ndtrain.overlap.collective_matmul import (
+    MODES,
+    Mode,
+    column_backward,
+    gather_matmul,
+    matmul_scatter,
+    row_backward,
+)
+from ndtrain.overlap.schedule import Schedule
+
+SEQUENCE, BATCH, IN, OUT = 32, 2, 24, 40
+
+Builder = Callable[[str, int, int, Mode], Schedule]
+BUILDERS: dict[str, Builder] = {
+    builder.__name__: builder
+    for builder in (gather_matmul, matmul_scatter, column_backward, row_backward)
+}
+OPERATIONS = tuple(BUILDERS)
+EVERY_SCHEDULE = [(operation, mode) for operation in OPERATIONS for mode in MODES]
+# Which output of an operation is a sum over the ranks.
+SUMMED = {"matmul_scatter": 0, "column_backward": 0}
+
+
+def build(operation: str, mode: Mode, size: int, rank: int) -> Schedule:
+    return BUILDERS[operation](operation, size, rank, mode)
+
+
+def _random(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _rows(full: Tensor, size: int, rank: int) -> Tensor:
+    return full.chunk(size)[rank]
+
+
+def inputs(operation: str, size: int, rank: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The inputs of this rank's schedule."""
+    weight = _random(100 + rank, OUT, IN)
+    x, dy = _random(0, SEQUENCE, BATCH, IN), _random(1, SEQUENCE, BATCH, OUT)
+    own_x, own_dy = _random(200 + rank, *x.shape), _random(300 + rank, *dy.shape)
+    tensors = {
+        "gather_matmul": (_rows(x, size, rank), weight),
+        "matmul_scatter": (own_x, weight),
+        "column_backward": (own_dy, _rows(x, size, rank), weight),
+        "row_backward": (_rows(dy, size, rank), own_x, weight),
+    }[operation]
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def meta_inputs(operation: str, size: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return tuple(tensor.to("meta") for tensor in inputs(operation, size, 0, dtype))
+
+
+def _parts(
+    operation: str, size: int, rank: int, dtype: torch.dtype, absolute: bool
+) -> list[list[Tensor]]:
+    """Of each output the fp64 parts whose sum it is: one a rank where ranks are summed."""
+    every = [inputs(operation, size, other, dtype) for other in range(size)]
+    wide = [[tensor.double() for tensor in tensors] for tensors in every]
+    if absolute:
+        wide = [[tensor.abs() for tensor in tensors] for tensors in wide]
+    own = wide[rank]
+    if operation == "gather_matmul":
+        return [[torch.cat([x for x, _ in wide]) @ own[1].t()]]
+    if operation == "matmul_scatter":
+        return [[_rows(x @ weight.t(), size, rank) for x, weight in wide]]
+    if operation == "column_backward":
+        dx = [_rows(dy @ weight, size, rank) for dy, _, weight in wide]
+        dweight = own[0].flatten(0, 1).t() @ torch.cat([x for _, x, _ in wide]).flatten(0, 1)
+        return [dx, [dweight]]
+    dy = torch.cat([dy for dy, _, _ in wide])
+    return [[dy @ own[2]], [dy.flatten(0, 1).t() @ own[1].flatten(0, 1)]]
+
+
+def reference(operation: str, size: int, rank: int, dtype: torch.dtype) -> list[Tensor]:
+    """The outputs in fp64, of inputs rounded to `dtype`."""
+    return [sum(parts) for parts in _parts(operation, size, rank, dtype, False)]  # type: ignore[misc]
+
+
+def sizes_of_products(operation: str, size: int, rank: int, dtype: torch.dtype) -> list[Tensor]:
+    """Per element the sum of |a b| over all products that enter an output: errors scale with it."""
+    return [sum(parts) for parts in _parts(operation, size, rank, dtype, True)]  # type: ignore[misc]
+
+
+def sizes_of_parts(operation: str, size: int, rank: int, dtype: torch.dtype) -> list[Tensor]:
+    """Per element the sum of the ranks' |part|: the error of adding them up scales with it."""
+    return [
+        sum(part.abs() for part in parts)  # type: ignore[misc]
+        for parts in _parts(operation, size, rank, dtype, False)
+    ]
