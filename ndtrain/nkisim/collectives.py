@@ -63,6 +63,21 @@ def _check_memory(srcs: Sequence[NkiTensor], dsts: Sequence[NkiTensor], *, sbuf:
     for src, dst in zip(srcs, dsts, strict=True):
         if src.dtype != dst.dtype:
             raise HardwareLimit(f"source is {src.dtype}, destination is {dst.dtype}")
+    for src in srcs:
+        for dst in dsts:
+            if _overlap(src, dst):
+                raise HardwareLimit(
+                    f"source and destination share memory (`{dst.name}`)",
+                    help="neighbours read the source while the destination fills; use two buffers",
+                )
+
+
+def _overlap(a: NkiTensor, b: NkiTensor) -> bool:
+    if a.storage is None or a.storage is not b.storage:
+        return False
+    p0, p1, b0, b1 = a.storage.extent(a.window, a.dtype)
+    q0, q1, c0, c1 = a.storage.extent(b.window, b.dtype)
+    return p0 < q1 and q0 < p1 and b0 < c1 and c0 < b1
 
 
 def _exchange(

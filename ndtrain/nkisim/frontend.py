@@ -13,6 +13,7 @@ import textwrap
 import types
 from collections.abc import Callable, Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from ndtrain.nkisim.errors import LanguageError
@@ -44,6 +45,7 @@ _REFUSED: dict[type[ast.AST], tuple[str, str]] = {
     ast.ClassDef: ("a class inside a kernel", "define it at the top of the file"),
 }
 _CONTEXTS = ("no_reorder",)
+_SIMULATOR = str(Path(__file__).resolve().parent)
 
 
 def function_of(kernel: Any) -> Callable[..., Any]:
@@ -64,6 +66,8 @@ def check(function: Callable[..., Any], api: str = "0.6") -> None:
 def _follow(function: Any, package: str, api: str, seen: set[Any]) -> None:
     if function in seen or not isinstance(function, types.FunctionType):
         return
+    if function.__code__.co_filename.startswith(_SIMULATOR):
+        return
     seen.add(function)
     tree = _parse(function)
     if tree is None:
@@ -73,7 +77,8 @@ def _follow(function: Any, package: str, api: str, seen: set[Any]) -> None:
         if (getattr(value, "__module__", "") or "").split(".")[0] != package:
             continue
         if isinstance(value, type):
-            _check_class(value)
+            if value.__module__.split(".")[:2] != ["ndtrain", "nkisim"]:
+                _check_class(value)
         else:
             _follow(value, package, api, seen)
 

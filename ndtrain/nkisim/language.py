@@ -105,13 +105,31 @@ sequential_range = affine_range
 static_range = affine_range
 
 
-def dynamic_range(start: Any, stop: Any = None, step: Any = 1) -> Iterator[VirtualRegister]:
+def dynamic_range(start: Any, stop: Any = None, step: int = 1) -> Iterator[VirtualRegister]:
     first, last = (0, start) if stop is None else (start, stop)
-    for i in range(value_of(first), value_of(last), value_of(step)):
-        yield VirtualRegister(i, frozen=True)
+    if not isinstance(step, int) or step < 1:
+        raise HardwareLimit(f"`step` {step!r} of a dynamic loop is a positive compile-time integer")
+    with _dynamic_loop():
+        for i in range(value_of(first), value_of(last), step):
+            yield VirtualRegister(i, frozen=True)
 
 
-def fori_loop(lower: Any, upper: Any, body_fun: Callable[[VirtualRegister], Any], step: Any = 1) -> None:
+@contextmanager
+def _dynamic_loop() -> Iterator[None]:
+    core = current()
+    if core.no_reorder:
+        raise HardwareLimit("a dynamic loop cannot stand inside nl.no_reorder")
+    core.num_loops += 1
+    core.loops.append(core.num_loops)
+    try:
+        yield
+    finally:
+        core.loops.pop()
+
+
+def fori_loop(
+    lower: Any, upper: Any, body_fun: Callable[[VirtualRegister], Any], step: int = 1
+) -> None:
     for i in dynamic_range(lower, upper, step):
         if body_fun(i) is not None:
             raise HardwareLimit("the body of nl.fori_loop returns nothing")
@@ -120,12 +138,14 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[VirtualRegister], Any]
 def while_loop(init: Any, body_fun: Callable[[Any], Any]) -> None:
     """Run `body_fun(register)` while the register it returns is nonzero, starting with `init`."""
     register = init if isinstance(init, VirtualRegister) else VirtualRegister(value_of(init))
-    for _ in range(_MAX_ITERATIONS):
-        if not register.value:
-            return
-        result = body_fun(register)
-        if isinstance(result, VirtualRegister):
-            register = result
+    with _dynamic_loop():
+        for _ in range(_MAX_ITERATIONS):
+            if not register.value:
+                return
+            # The body gets a copy: the next condition is what it returns, not what it wrote.
+            register = body_fun(VirtualRegister(register.value))
+            if not isinstance(register, VirtualRegister):
+                raise HardwareLimit("the body of nl.while_loop returns the next condition register")
     raise HardwareLimit(f"nl.while_loop did not end within {_MAX_ITERATIONS} iterations")
 
 
@@ -133,6 +153,8 @@ def while_loop(init: Any, body_fun: Callable[[Any], Any]) -> None:
 def no_reorder() -> Iterator[None]:
     """Instructions inside run in program order."""
     core = current()
+    if not core.no_reorder:
+        core.ordered_from = len(core.stream)
     core.no_reorder += 1
     try:
         yield

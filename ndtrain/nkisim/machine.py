@@ -67,6 +67,9 @@ class Core:
         self.scalar_accumulator = np.zeros(NUM_PARTITIONS, np.float32)
         self.vector_accumulator = np.zeros(NUM_PARTITIONS, np.float32)
         self.no_reorder = 0
+        self.ordered_from = 0
+        self.loops = [0]
+        self.num_loops = 0
         self.scalar_taint = np.zeros(NUM_PARTITIONS, bool)
         self.vector_taint = np.zeros(NUM_PARTITIONS, bool)
         self._arenas: dict[str, Arena] = {}
@@ -154,7 +157,11 @@ class Core:
         index = len(self.stream.instructions)
         out = tuple(self._operand(role, t, index) for role, t in writes.items())
         into = tuple(self._operand(role, t, index) for role, t in reads.items())
-        instruction = Instruction(index, opcode, engine, out, into, params, line, name or "")
+        instruction = Instruction(
+            index, opcode, engine, out, into, params, line, name or "", self.loops[-1]
+        )
+        if self.no_reorder and self.ordered_from < index:
+            instruction.after.append(index - 1)
         self.stream.instructions.append(instruction)
         return instruction
 

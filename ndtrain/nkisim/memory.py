@@ -20,9 +20,8 @@ import numpy as np
 from ndtrain.nkisim.dtypes import DType, host_dtype
 from ndtrain.nkisim.errors import AliasError
 from ndtrain.nkisim.target import NUM_PARTITIONS
-from ndtrain.nkisim.trace import TensorInfo
+from ndtrain.nkisim.trace import ON_CHIP, TensorInfo, view_extent
 
-ON_CHIP = ("sbuf", "psum")
 _TAINTED = 0xFF
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _WORD = 4
@@ -164,22 +163,7 @@ class Storage:
     def extent(self, window: Window, dtype: DType) -> Extent:
         """The partitions and bytes that `window` can touch."""
         shape, strides, offset = window
-        size = dtype.itemsize
-        if self.space not in ON_CHIP:
-            span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-            return 0, 1, offset * size, (offset + span + 1) * size
-        row = self.row_bytes // size
-        first, free = divmod(offset, row)
-        span = sum((n - 1) * s for n, s in zip(shape[1:], strides[1:], strict=True))
-        rows = (strides[0] // row if shape[0] > 1 else 1) * (shape[0] - 1)
-        start = self.address[0] if self.address else 0
-        base = self.address[1] if self.address else 0
-        return (
-            start + first,
-            start + first + rows + 1,
-            base + free * size,
-            base + (free + span + 1) * size,
-        )
+        return view_extent(self.info, shape, strides, offset, dtype.itemsize)
 
 
 class Arena:

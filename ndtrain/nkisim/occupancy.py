@@ -38,13 +38,16 @@ class Occupancy:
         return sorted(live, key=lambda t: -t.row_bytes * t.partitions)
 
 
-def measure(stream: Stream, space: str) -> Occupancy:
-    """The occupancy of "sbuf" or "psum" over the instructions of `stream`."""
+def measure(stream: Stream, space: str, granule: int = 1) -> Occupancy:
+    """The occupancy of "sbuf" or "psum" over the instructions of `stream`.
+
+    granule: tensors without an address take a multiple of so many bytes per partition.
+    """
     used = tuple(t for t in stream.tensors if t.space == space and t.first_use >= 0)
     free = [t for t in used if t.address is None]
     events: dict[int, int] = {}
     for t in free:
-        weight = t.row_bytes * t.partitions
+        weight = -(-t.row_bytes // granule) * granule * t.partitions
         events[t.first_use] = events.get(t.first_use, 0) + weight
         events[t.last_use + 1] = events.get(t.last_use + 1, 0) - weight
     placed = _placed_bytes([t for t in used if t.address is not None])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ndtrain.nkisim import arrays, frontend, hazards, occupancy
+from ndtrain.nkisim import arrays, frontend, hazards, occupancy, order
 from ndtrain.nkisim.dtypes import as_dtype, from_float32
 from ndtrain.nkisim.errors import HardwareLimit, LanguageError, RaceError, UninitializedError
 from ndtrain.nkisim.machine import Core, Options, executing
@@ -39,9 +39,15 @@ class Run:
         """The instructions of core 0."""
         return self.streams[0]
 
-    def occupancy(self, space: str = "sbuf", core: int = 0) -> occupancy.Occupancy:
-        """Which tensors are live when, and how many bytes per partition they take."""
-        return occupancy.measure(self.streams[core], space)
+    def occupancy(
+        self, space: str = "sbuf", core: int = 0, granule: int = 1
+    ) -> occupancy.Occupancy:
+        """Which tensors are live when, and how many bytes per partition they take.
+
+        granule: round each tensor up to so many bytes; PSUM_BANK_BYTES (2048) gives each PSUM
+        tensor whole banks, an upper bound beside the lower one.
+        """
+        return occupancy.measure(self.streams[core], space, granule)
 
 
 class Program:
@@ -250,13 +256,18 @@ def run_ranks(
 
     results = scheduler.run(worker)
     return [
-        _finish(programs[r], bound[r], results[r * count : (r + 1) * count])
+        _finish(programs[r], bound[r], results[r * count : (r + 1) * count],
+                getattr(kernel, "schedule", ()))
         for r in range(len(calls))
-    ]
+    ]  # fmt: skip
 
 
-def _finish(program: Program, bound: arrays.Bound, results: list[Any]) -> Run:
+def _finish(
+    program: Program, bound: arrays.Bound, results: list[Any], schedule: Any
+) -> Run:
     for core in program.cores:
+        order.scheduled(core.stream, schedule)
+        order.check(core.stream)
         for space in ("sbuf", "psum"):
             occupancy.check(core.stream, space, program.target)
     if program.options.arithmetic:

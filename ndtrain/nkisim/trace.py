@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ndtrain.nkisim.dtypes import DType
+from ndtrain.nkisim.errors import ApiError
+
+ON_CHIP = ("sbuf", "psum")
 
 
 @dataclass(eq=False, slots=True)
@@ -33,6 +36,26 @@ class TensorInfo:
     last_use: int = -1
 
 
+def view_extent(
+    tensor: TensorInfo, shape: tuple[int, ...], strides: tuple[int, ...], offset: int, size: int
+) -> tuple[int, int, int, int]:
+    """(first partition, end partition, first byte, end byte) of a view, strides in elements."""
+    if tensor.space not in ON_CHIP:
+        span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        return 0, 1, offset * size, (offset + span + 1) * size
+    row = tensor.row_bytes // size
+    first, free = divmod(offset, row)
+    span = sum((n - 1) * s for n, s in zip(shape[1:], strides[1:], strict=True))
+    rows = (strides[0] // row if shape[0] > 1 else 1) * (shape[0] - 1)
+    start, base = tensor.address or (0, 0)
+    return (
+        start + first,
+        start + first + rows + 1,
+        base + free * size,
+        base + (free + span + 1) * size,
+    )
+
+
 @dataclass(eq=False, slots=True)
 class Operand:
     """One tensor operand: a view of `tensor` under the role it has in the instruction."""
@@ -43,6 +66,10 @@ class Operand:
     strides: tuple[int, ...]
     offset: int
     dtype: DType
+
+    def extent(self) -> tuple[int, int, int, int]:
+        """(first partition, end partition, first byte, end byte) that the view can touch."""
+        return view_extent(self.tensor, self.shape, self.strides, self.offset, self.dtype.itemsize)
 
     def __str__(self) -> str:
         return f"{self.role}={self.tensor.name}{list(self.shape)}:{self.dtype}@{self.tensor.space}"
@@ -60,8 +87,22 @@ class Instruction:
     params: dict[str, Any]
     line: tuple[str, int]
     name: str = ""
+    loop: int = 0
+    """Which dynamic loop it is in, 0 for none."""
     after: list[int] = field(default_factory=list)
     """Indices of instructions that the kernel ordered before this one itself."""
+
+    def depends_on(self, *producers: Instruction) -> Instruction:
+        """Run after `producers`; returns itself."""
+        for producer in producers:
+            if producer.loop != self.loop:
+                raise ApiError(
+                    f"{self.opcode} cannot depend on {producer.opcode} of another dynamic loop",
+                    self.where,
+                    "both have to be at the same nesting of nl.fori_loop and nl.while_loop",
+                )
+            self.after.append(producer.index)
+        return self
 
     @property
     def where(self) -> str:
