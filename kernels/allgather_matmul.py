@@ -90,12 +90,13 @@ def allgather_matmul(x_RH, w_HF, num_ranks):
         ranks.append(rank)
     group = ncc.ReplicaGroup([ranks])
     transpose_shard(ring[0], x_RH)
-    if programs()[1] > 1:
-        nisa.core_barrier(data=ring[0], cores=(0, 1))
     weight = load_weight(w_HF)
     for step in range(num_ranks):
         here = ring[step % 2]
         if step < num_ranks - 1:
+            if programs()[1] > 1:
+                # Neither core still writes what is sent, or reads what is overwritten.
+                nisa.core_barrier(data=here, cores=(0, 1))
             ncc.collective_permute_implicit(
                 srcs_by_channel=[[here]],
                 dsts_by_channel=[[ring[(step + 1) % 2]]],
@@ -127,7 +128,7 @@ def transpose_shard(x_HR, x_RH):
                 dst=bank, data=x_tile[:, column : column + TILE], engine=nisa.engine.tensor
             )
             turned = nl.ndarray((TILE, rows), dtype=x_RH.dtype, buffer=nl.sbuf)
-            evict(turned, bank, column // TILE)
+            evict(turned, bank, column // TILE % 2 == 1)
             copy_block(x_HR, turned, column, tile * TILE, True)
 
 
@@ -183,7 +184,7 @@ def multiply_tile(y_tRF, x_PTR, w_PTF, place):
     for tile in range(num_tiles):
         nisa.nc_matmul(dst=bank, stationary=x_PTR[:, tile, :], moving=w_PTF[:, tile, :])
     rounded = nl.ndarray((rows, width), dtype=y_tRF.dtype, buffer=nl.sbuf)
-    evict(rounded, bank, column // BANK)
+    evict(rounded, bank, column // BANK % 2 == 1)
     # The owner is known only at run time: it comes with the data.
     block = y_tRF.ap(
         pattern=[[features, rows], [1, width]],

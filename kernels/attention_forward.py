@@ -25,28 +25,20 @@ instruction, never measured):
     DMA      256 KiB of K and V for 16 row tiles                          0.05 us
 """
 
-# ruff: noqa: N815  (fields carry their shape, like every tensor here)
-
-from dataclasses import dataclass
-from typing import Any
-
 import nki
 import nki.isa as nisa
 import nki.language as nl
 
 from .attention_masks import (
-    BANK_KEYS,
-    BANK_TILES,
     NO_KEY_LSE,
     core_parts,
     document_bounds,
-    hide_documents,
-    hide_edges,
     make_masks,
     make_positions,
     make_problem,
     visible_tiles,
 )
+from .online_softmax import GROUP_TILES, Query, Section, attend, make_maxima, normalize
 from .row_tiles import (
     LOAD_TILES,
     TILE,
@@ -56,40 +48,11 @@ from .row_tiles import (
     load_columns,
     load_rows,
     rows_in_tile,
-    transpose_blocks,
     transpose_rows,
 )
 
 QUERY_TILES = 16
 """Row tiles of queries that a section of keys serves: 2048 rows, 10 times what hides its load."""
-GROUP_TILES = 8
-"""Key tiles between two updates of the running statistics: two banks of scores."""
-LEAST_TOTAL = 1e-18
-"""Where a row saw no key; inside the range of ScalarE's log."""
-
-
-@dataclass
-class Section(nl.NKIObject):
-    """Keys [first, last) in tiles: K^T [D, keys], V [P, T, D]."""
-
-    first: int
-    last: int
-    keys_DS: Any
-    values_PTD: Any
-
-
-@dataclass
-class Query(nl.NKIObject):
-    """A row tile of one head while keys stream past it; statistics [rows, 1] in fp32."""
-
-    tile: int
-    rows: int
-    q_DS: Any
-    highest: Any
-    total: Any
-    bias: Any
-    sum_PD: Any
-    started: bool
 
 
 @nki.jit
@@ -190,7 +153,7 @@ def open_queries(problem, q_SBND, index, first, last):
                 tile=tile,
                 rows=rows,
                 q_DS=q_DS[:, column : column + rows],
-                highest=None,
+                maxima=make_maxima(rows),
                 total=None,
                 bias=None,
                 sum_PD=nl.ndarray((rows, problem.head_dim), dtype=nl.float32, buffer=nl.sbuf),
@@ -217,121 +180,6 @@ def attend_section(problem, masks, section, queries, starts):
                 attend(problem, masks, section, queries[head][tile], group, end, bounds)
 
 
-def attend(problem, masks, section, query, first, last, bounds):
-    """One step of the online softmax: 128 queries see the key tiles [first, last)."""
-    num_banks = divide_up(last - first, BANK_TILES)
-    # Column 0 is the running maximum, the others are the maxima of the banks.
-    maxima = nl.ndarray((query.rows, 1 + num_banks), dtype=nl.float32, buffer=nl.sbuf)
-    if query.started:
-        nisa.tensor_copy(dst=maxima[:, 0:1], src=query.highest)
-    scores = []
-    for bank in range(num_banks):
-        begin = first + bank * BANK_TILES
-        end = min(begin + BANK_TILES, last)
-        scores.append(score(problem, masks, section, query, begin, end, bounds))
-        column = maxima[:, bank + 1 : bank + 2]
-        nisa.tensor_reduce(dst=column, op=nl.maximum, data=scores[bank], axis=1)
-    probabilities, alpha = exponentiate(problem, query, scores, maxima)
-    out_psum = weigh_values(problem, section, query, probabilities, first, last)
-    if query.started:
-        nisa.scalar_tensor_tensor(
-            dst=query.sum_PD,
-            data=query.sum_PD,
-            op0=nl.multiply,
-            operand0=alpha,
-            op1=nl.add,
-            operand1=out_psum,
-        )
-    else:
-        nisa.tensor_copy(dst=query.sum_PD, src=out_psum)
-    query.started = True
-
-
-def score(problem, masks, section, query, first, last, bounds):
-    """Masked scores [rows, keys] of the key tiles [first, last) of one bank (not yet scaled)."""
-    begin = (first - section.first) * TILE
-    end = min(last * TILE, problem.num_keys) - section.first * TILE
-    bank = nl.ndarray((TILE, BANK_KEYS), dtype=nl.float32, buffer=nl.psum)
-    scores = bank[0 : query.rows, 0 : end - begin]
-    nisa.nc_matmul(dst=scores, stationary=query.q_DS, moving=section.keys_DS[:, begin:end])
-    for tile in range(first, last):
-        column = (tile - first) * TILE
-        width = rows_in_tile(tile, problem.num_keys)
-        hide_edges(problem, masks, scores[:, column : column + width], query.tile, tile)
-    if problem.documents:
-        return hide_documents(scores, masks["positions"][0 : query.rows, begin:end], bounds)
-    return scores
-
-
-def exponentiate(problem, query, scores, maxima):
-    """exp(scale * (scores - maximum)) in the dtype of q, and alpha; updates the statistics.
-
-    Returns one tile [rows, keys] for each bank, and alpha = exp(scale * (old - new maximum)).
-    """
-    rows = query.rows
-    highest = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    known = maxima if query.started else maxima[:, 1 : len(scores) + 1]
-    nisa.tensor_reduce(dst=highest, op=nl.maximum, data=known, axis=1)
-    bias = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    # The bound keeps exp at 0, not exp(0), where every key so far is hidden.
-    nisa.tensor_scalar(
-        dst=bias,
-        data=highest,
-        op0=nl.multiply,
-        operand0=-problem.scale,
-        op1=nl.minimum,
-        operand1=-NO_KEY_LSE,
-    )
-    sums = nl.ndarray((rows, len(scores)), dtype=nl.float32, buffer=nl.sbuf)
-    probabilities = []
-    for bank in range(len(scores)):
-        tile = nl.ndarray(scores[bank].shape, dtype=query.q_DS.dtype, buffer=nl.sbuf)
-        nisa.activation_reduce(
-            dst=tile,
-            op=nl.exp,
-            data=scores[bank],
-            reduce_op=nl.add,
-            reduce_res=sums[:, bank : bank + 1],
-            bias=bias,
-            scale=problem.scale,
-        )
-        probabilities.append(tile)
-    total = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_reduce(dst=total, op=nl.add, data=sums, axis=1)
-    alpha = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    if query.started:
-        nisa.activation(dst=alpha, op=nl.exp, data=query.highest, bias=bias, scale=problem.scale)
-        nisa.tensor_scalar(
-            dst=total,
-            data=query.total,
-            op0=nl.multiply,
-            operand0=alpha,
-            op1=nl.add,
-            operand1=total,
-        )
-    query.total = total
-    query.highest = highest
-    query.bias = bias
-    return probabilities, alpha
-
-
-def weigh_values(problem, section, query, probabilities, first, last):
-    """probabilities @ V in PSUM [rows, D] over the key tiles [first, last)."""
-    out_psum = nl.ndarray((query.rows, problem.head_dim), dtype=nl.float32, buffer=nl.psum)
-    for bank in range(len(probabilities)):
-        begin = first + bank * BANK_TILES
-        end = min(begin + BANK_TILES, last)
-        transposed = transpose_blocks(probabilities[bank], bank)
-        for tile in range(begin, end):
-            keys = rows_in_tile(tile, problem.num_keys)
-            nisa.nc_matmul(
-                dst=out_psum,
-                stationary=transposed[0:keys, tile - begin, :],
-                moving=section.values_PTD[0:keys, tile - section.first, :],
-            )
-    return out_psum
-
-
 def write_results(problem, queries, out_SBND, lse_BNS, index, first):
     """Normalizes the row tiles of one head and writes them and their log-sum-exp."""
     num_tiles = len(queries)
@@ -352,15 +200,3 @@ def write_results(problem, queries, out_SBND, lse_BNS, index, first):
     copy_rows(out_SBND, out_PTD, first * TILE, num_rows, index, True)
     position = (batch * problem.num_heads + head) * problem.num_queries + first * TILE
     copy_columns(lse_BNS, lse_PT, position, num_rows, True)
-
-
-def normalize(query, out, lse):
-    """out = sum / total; lse = log(total) + scale * maximum."""
-    total = nl.ndarray((query.rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_scalar(dst=total, data=query.total, op0=nl.maximum, operand0=LEAST_TOTAL)
-    inverse = nl.ndarray((query.rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.reciprocal(dst=inverse, data=total)
-    nisa.activation(dst=out, op=nl.copy, data=query.sum_PD, scale=inverse)
-    log = nl.ndarray((query.rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.activation(dst=log, op=nl.log, data=total)
-    nisa.tensor_tensor(dst=lse, data1=log, data2=query.bias, op=nl.subtract)

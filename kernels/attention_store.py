@@ -46,6 +46,8 @@ def open_store(problem, outputs, index, several):
 
 def clear_rows(hbm_SBND, index, first_row, num_rows):
     """Writes zeros into rows [first_row, +num_rows) of one (batch, head)."""
+    if num_rows <= 0:
+        return
     length = LOAD_TILES * TILE
     shape = (TILE, LOAD_TILES, hbm_SBND.shape[3])
     zeros = nl.ndarray(shape, dtype=hbm_SBND.dtype, buffer=nl.sbuf)

@@ -25,15 +25,15 @@ def rows_in_tile(tile, length):
     return min(TILE, length - tile * TILE)
 
 
-def evict(dst, src, turn):
-    """Copies PSUM to SBUF on VectorE when `turn` is even, on ScalarE when it is odd.
+def evict(dst, src, on_scalar):
+    """Copies PSUM to SBUF on ScalarE or VectorE: kernels give it to whichever waits for the other.
 
     tensor_copy does not exist on the ScalarE of gen2; an activation with op=copy does everywhere.
     """
-    if turn % 2 == 0:
-        nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
-    else:
+    if on_scalar:
         nisa.activation(dst=dst, op=nl.copy, data=src)
+    else:
+        nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
 
 
 def copy_rows(hbm_SBND, tiles, first_row, num_rows, index, to_hbm):
@@ -170,10 +170,11 @@ def transpose_rows(transposed, tiles, num_rows):
             )
         begin = first * TILE
         end = min(num_rows, last * TILE)
-        evict(transposed[:, begin:end], bank[:, 0 : end - begin], first // TRANSPOSE_TILES)
+        odd = first // TRANSPOSE_TILES % 2 == 1
+        evict(transposed[:, begin:end], bank[:, 0 : end - begin], odd)
 
 
-def transpose_blocks(tile, turn):
+def transpose_blocks(tile, on_scalar):
     """[rows, columns] -> [P, blocks of 128 columns, rows] in SBUF, at most four blocks.
 
     A last block of fewer columns fills as many partitions; the others of that block are undefined.
@@ -192,10 +193,10 @@ def transpose_blocks(tile, turn):
         )
     transposed = nl.ndarray((TILE, num_blocks, rows), dtype=tile.dtype, buffer=nl.sbuf)
     if whole > 0:
-        evict(transposed[:, 0:whole, :], bank[:, 0:whole, 0:rows], turn)
+        evict(transposed[:, 0:whole, :], bank[:, 0:whole, 0:rows], on_scalar)
     if whole < num_blocks:
         columns = num_columns - whole * TILE
-        evict(transposed[0:columns, whole, :], bank[0:columns, whole, 0:rows], turn)
+        evict(transposed[0:columns, whole, :], bank[0:columns, whole, 0:rows], on_scalar)
     return transposed
 
 

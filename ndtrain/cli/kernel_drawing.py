@@ -35,6 +35,8 @@ def draw(run: Run, space: str) -> list[str]:
     """Live bytes per partition over the instructions, as a chart, and the largest at the peak."""
     occupancy = run.occupancy(space)
     capacity = run.target.sbuf_bytes if space == "sbuf" else PSUM_BYTES
+    if occupancy.peak == 0:
+        return [f"{space.upper()}: not used"]
     peaks = _columns(occupancy.steps, max(len(run.stream), 1))
     share = f"{occupancy.peak / capacity:.0%}"
     lines = [f"{space.upper()}: peak {occupancy.peak} of {capacity} bytes a partition ({share})"]

@@ -18,7 +18,10 @@ from ndtrain import nkisim
 
 BF16 = ml_dtypes.bfloat16
 FOLDER = Path(ndtrain.kernels.__file__).parent
-ATTENTION_ARGUMENTS = ("starts_BS", "scale", "offset", "window")
+SHARED = (
+    "row_tiles", "attention_masks", "online_softmax", "attention_gradients", "attention_store",
+    "rmsnorm",
+)  # fmt: skip
 
 
 def normal(seed: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
@@ -113,7 +116,7 @@ def mutant(name: str, file: str, old: str, new: str) -> Callable:
     main = KERNELS[name].module
     changed.setdefault(main, (FOLDER / f"{main}.py").read_text())
     # Siblings that import the changed file have to see the change, too.
-    order = ["row_tiles", "attention_masks", "attention_store", "rmsnorm", main]
+    order = [*SHARED, main]
     saved = dict(sys.modules)
     try:
         with nkisim.as_nki():

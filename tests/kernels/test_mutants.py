@@ -17,6 +17,7 @@ from tests.kernels.kernel_cases import BF16, Attention, mutant, normal
 
 DIFFERENT = 1e-3
 FORWARD, BACKWARD = "attention_forward", "attention_backward"
+STEP, GRADIENTS = "online_softmax", "attention_gradients"
 
 
 class Edit(NamedTuple):
@@ -38,14 +39,14 @@ WRONG = {
         FORWARD, "attention_masks", "hide_above else nl.less,", "hide_above else nl.less_equal,"
     ),
     "old results are not rescaled": Edit(
-        FORWARD, FORWARD, rescale("out_psum", "alpha"), rescale("out_psum", "1.0")
+        FORWARD, STEP, rescale("out_psum", "alpha"), rescale("out_psum", "1.0")
     ),
     "the old total is not rescaled": Edit(
-        FORWARD, FORWARD, rescale("total", "alpha"), rescale("total", "1.0")
+        FORWARD, STEP, rescale("total", "alpha"), rescale("total", "1.0")
     ),
     "the product with V overwrites instead of accumulating": Edit(
         FORWARD,
-        FORWARD,
+        STEP,
         "moving=section.values_PTD[0:keys, tile - section.first, :]",
         "moving=section.values_PTD[0:keys, tile - section.first, :], accumulate=False",
     ),
@@ -57,26 +58,26 @@ WRONG = {
     ),
     "P^T meets the V of another tile": Edit(
         FORWARD,
-        FORWARD,
+        STEP,
         "section.values_PTD[0:keys, tile - section.first, :]",
         "section.values_PTD[0:keys, begin - section.first, :]",
     ),
     "dV and dK take each other's operand": Edit(
-        BACKWARD, BACKWARD, "stationary=probabilities[:, left", "stationary=dscores[:, left"
+        BACKWARD, GRADIENTS, "stationary=probabilities[:, left", "stationary=dscores[:, left"
     ),
     "dQ of all blocks of keys but the last is lost": Edit(
-        BACKWARD, BACKWARD, "if queries.started[number]:\n        nisa.tensor_tensor(",
+        BACKWARD, GRADIENTS, "if queries.started[number]:\n        nisa.tensor_tensor(",
         "if False:\n        nisa.tensor_tensor(",
     ),
     "dK starts again at each row tile": Edit(
         BACKWARD,
-        BACKWARD,
+        GRADIENTS,
         "moving=queries.q_PTD[0:rows, number, :]",
         "moving=queries.q_PTD[0:rows, number, :], accumulate=False",
     ),
     "delta is added": Edit(
         BACKWARD,
-        BACKWARD,
+        GRADIENTS,
         "op0=nl.subtract,\n        operand0=queries.delta_PT",
         "op0=nl.add,\n        operand0=queries.delta_PT",
     ),
@@ -84,7 +85,7 @@ WRONG = {
         BACKWARD, BACKWARD, "nl.multiply, operand0=-1.0", "nl.multiply, operand0=1.0"
     ),
     "dO and q are swapped": Edit(
-        BACKWARD, BACKWARD, "stationary=dout_DS, moving", "stationary=q_DS, moving"
+        BACKWARD, GRADIENTS, "stationary=dout_DS, moving", "stationary=q_DS, moving"
     ),
 }  # fmt: skip
 
@@ -108,7 +109,7 @@ def test_document_bound_off_by_one() -> None:
 
 
 def test_no_guard_for_rows_that_see_nothing() -> None:
-    run = mutant(FORWARD, FORWARD, "operand1=-NO_KEY_LSE", "operand1=1e38")
+    run = mutant(FORWARD, STEP, "operand1=-NO_KEY_LSE", "operand1=1e38")
     assert not max(Attention(130, 130, offset=-20).forward_errors(run)) < DIFFERENT
 
 
@@ -127,7 +128,7 @@ REFUSED = {
         HardwareLimit, Edit(FORWARD, "attention_masks", "BANK_TILES = 4\n", "BANK_TILES = 5\n")
     ),
     "nine banks of scores at once": Refusal(
-        CapacityError, Edit(FORWARD, FORWARD, "GROUP_TILES = 8\n", "GROUP_TILES = 36\n"), keys=4700
+        CapacityError, Edit(FORWARD, STEP, "GROUP_TILES = 8\n", "GROUP_TILES = 36\n"), keys=4700
     ),
     "a section that exceeds SBUF": Refusal(
         CapacityError, Edit(FORWARD, FORWARD, "return 64 if", "return 1024 if"), keys=100000
@@ -146,7 +147,7 @@ REFUSED = {
         NkiSimError,
         Edit(
             FORWARD,
-            FORWARD,
+            STEP,
             "moving=section.keys_DS[:, begin:end]",
             "moving=section.keys_DS[:, begin:end], accumulate=True",
         ),
