@@ -258,6 +258,21 @@ def _located(error: NkiSimError, where: str, opcode: str) -> NkiSimError:
     return type(error)(f"{opcode}: {error.what}", where, error.help)
 
 
+def located(error: NkiSimError) -> NkiSimError:
+    """The same error with the kernel's line, found in its traceback, unless it has one already."""
+    if error.where:
+        return error
+    line, called, trace = "", "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(_PACKAGE):
+            line, called = f"{code.co_filename}:{trace.tb_lineno}", ""
+        elif line and not called:
+            called = code.co_name
+        trace = trace.tb_next
+    return _located(error, line, called.strip("_") or "kernel")
+
+
 def current() -> Core:
     """The core that runs the calling kernel."""
     core = _current.get(None)

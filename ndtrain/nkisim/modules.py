@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import importlib.util
 import sys
 import types
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ndtrain.nkisim import (
+    api,
     collectives,
     dtypes,
     enums,
@@ -20,13 +23,17 @@ from ndtrain.nkisim import (
     isa_control,
     isa_dma,
     isa_elementwise,
+    isa_gather,
     isa_matmul,
     isa_reduce,
     isa_select,
+    isa_statistics,
     language,
+    legacy,
     nki,
     objects,
     ops,
+    program,
     registers,
     spaces,
     tensor,
@@ -34,126 +41,199 @@ from ndtrain.nkisim import (
     trace,
 )
 
-
-def _module(name: str, names: dict[str, Any]) -> types.ModuleType:
-    made = types.ModuleType(name)
-    made.__dict__.update(names)
-    made.__file__ = __file__
-    return made
-
-
-@cache
-def build() -> dict[str, types.ModuleType]:
-    """The modules by the name under which a kernel imports them."""
-    nl = _module("nki.language", _language())
-    nisa = _module("nki.isa", _isa())
-    constants = _module("nki.isa.constants", {n: getattr(enums, n) for n in _ENUMS})
-    typing = _module("nki.typing", {"tensor": tensor.NkiTensor})
-    cc = _module("nki.collectives", {n: getattr(collectives, n) for n in _COLLECTIVES})
-    root = _module("nki", {"jit": nki.jit, "simulate": nki.simulate, "language": nl,
-                          "isa": nisa, "dtype": dtypes.DType})  # fmt: skip
-    root.__path__ = []
-    nisa.__path__ = []
-    nisa.constants = constants
-    root.collectives, root.typing = cc, typing
-    return {
-        "nki": root, "nki.language": nl, "nki.isa": nisa, "nki.isa.constants": constants,
-        "nki.collectives": cc, "nki.typing": typing,
-    }  # fmt: skip
-
-
-_COLLECTIVES = (
-    "ReplicaGroup", "all_gather", "all_reduce", "all_to_all", "collective_permute",
-    "collective_permute_implicit", "collective_permute_implicit_current_processing_rank_id",
-    "collective_permute_implicit_reduce", "rank_id", "reduce_scatter",
+_INSTRUCTION_FILES = (
+    isa_activation, isa_control, isa_dma, isa_elementwise, isa_gather, isa_matmul, isa_reduce,
+    isa_select, isa_statistics,
 )  # fmt: skip
-_ENUMS = ("engine", "reduce_cmd", "dge_mode", "oob_mode", "matmul_perf_mode", "nc_version",
-          "dma_engine")  # fmt: skip
-_LANGUAGE = (
-    "ndarray", "full", "zeros", "ones", "zeros_like", "empty_like", "load", "store",
-    "load_transpose2d", "ds", "affine_range", "sequential_range", "static_range", "dynamic_range",
-    "fori_loop", "while_loop", "no_reorder", "program_id", "num_programs", "program_ndim",
-    "shared_constant", "shared_identity_matrix", "device_print", "expand_dims", "broadcast_to",
-    "transpose", "matmul", "sum", "max", "min", "prod", "all", "mean", "var", "softmax", "where",
-)  # fmt: skip
+_CPU_SIMULATOR = "nki_cpu_simulator"
+
+
+def _sources(module: str) -> dict[str, Any]:
+    """Everything the simulator has for `module`, by public name."""
+    if module == "nki":
+        return {"jit": nki.jit, "simulate": nki.simulate, "dtype": dtypes.DType,
+                "language": None, "isa": None, "collectives": None, "typing": None}  # fmt: skip
+    if module == "nki.typing":
+        return {"tensor": tensor.NkiTensor}
+    if module == "nki.language.NkiTensor":
+        names = set(dir(tensor.NkiTensor)) - {"indirect"}
+        return {n: getattr(tensor.NkiTensor, n, None) for n in names}
+    if module == "nki.isa.constants":
+        return vars(enums)
+    if module == "nki.collectives":
+        return vars(collectives)
+    if module == "nki.isa":
+        found = dict(vars(enums))
+        for file in _INSTRUCTION_FILES:
+            own = vars(file).items()
+            found |= {n: v for n, v in own if getattr(v, "__module__", "") == file.__name__}
+        return found | {
+            "NkiInstruction": trace.Instruction, "NkiValidationError": errors.NkiSimError,
+            "VirtualRegister": registers.VirtualRegister,
+        }  # fmt: skip
+    return _language()
 
 
 def _language() -> dict[str, Any]:
-    names: dict[str, Any] = dict(ops.ALL)
-    names |= {str(d): d for d in dtypes.ALL} | {"bool_": dtypes.bool_}
-    names |= {n: getattr(language, n) for n in _LANGUAGE}
-    names |= {
-        n: getattr(spaces, n)
-        for n in ("sbuf", "psum", "hbm", "private_hbm", "shared_hbm", "MemoryRegion", "is_hbm",
-                  "is_on_chip", "is_psum", "is_sbuf")
+    found = {n: v for n, v in vars(language).items() if not n.startswith("_")} | dict(ops.ALL)
+    found |= {str(d): d for d in dtypes.ALL} | {"bool_": dtypes.bool_}
+    found |= dict(vars(spaces))
+    return found | {
+        "NKIObject": objects.NKIObject, "NkiTensor": tensor.NkiTensor, "DType": dtypes.DType,
+        "tile_size": tile_size.TileSize(),
     }  # fmt: skip
-    names |= {"NKIObject": objects.NKIObject, "NkiTensor": tensor.NkiTensor}
-    return names | {"tile_size": tile_size.TileSize()}
 
 
-def _isa() -> dict[str, Any]:
-    names: dict[str, Any] = {n: getattr(enums, n) for n in _ENUMS}
-    names |= {n: getattr(enums, f"{n}") for n in
-              ("tensor_engine", "vector_engine", "scalar_engine", "gpsimd_engine",
-               "unknown_engine")}  # fmt: skip
-    for module in (isa_activation, isa_control, isa_dma, isa_elementwise, isa_matmul, isa_reduce,
-                   isa_select):  # fmt: skip
-        for name, value in vars(module).items():
-            if callable(value) and getattr(value, "__module__", "") == module.__name__:
-                if name in _INSTRUCTIONS:
-                    names[name] = value
-    names |= {"NkiInstruction": trace.Instruction, "NkiValidationError": errors.NkiSimError}
-    return names | {"VirtualRegister": registers.VirtualRegister}
+def implemented(module: str) -> set[str]:
+    """The public names of `module` that work."""
+    return set(_sources(module)) & {
+        *api.PUBLIC.get(module, ()), *api.BEYOND.get(module, ()),
+    }  # fmt: skip
 
 
-_INSTRUCTIONS = frozenset((
-    "activation", "activation_reduce", "affine_select", "core_barrier", "dma_compute", "dma_copy",
-    "dma_transpose", "get_nc_sub_version", "get_nc_version", "iota", "memset", "nc_matmul",
-    "nc_stream_shuffle", "nc_transpose", "range_select", "reciprocal", "register_alloc",
-    "register_load", "register_move", "register_store", "scalar_tensor_tensor", "select_reduce",
-    "sendrecv", "tensor_copy", "tensor_copy_predicated", "tensor_partition_reduce",
-    "tensor_reduce", "tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce",
-    "tensor_tensor", "tensor_tensor_scan",
-))  # fmt: skip
+def _module(name: str, version: str) -> types.ModuleType:
+    made = types.ModuleType(name, f"{name} {version}, simulated by ndtrain.nkisim.")
+    made.__file__ = __file__
+    have = _sources(name)
+    for public in (*api.PUBLIC.get(name, ()), *api.BEYOND.get(name, ())):
+        if not api.in_version(name, public, version):
+            continue
+        value = have[public] if public in have else api.placeholder(name, public)
+        if version == "0.2" and callable(value) and not isinstance(value, (type, ops.Op)):
+            value = legacy.adapt(public, value)
+        setattr(made, public, value)
+    if version == "0.2":
+        made.__getattr__ = functools.partial(_absent, name)  # type: ignore[method-assign]
+    return made
 
 
-def installed() -> Path | None:
-    """Where a real `nki` is installed; the placeholder of that name on PyPI is none."""
-    if "nki" in sys.modules and sys.modules["nki"] is not build()["nki"]:
-        found = getattr(sys.modules["nki"], "__file__", None)
-        return Path(found) if found else None
-    if "nki" in sys.modules:
-        return None
+def _absent(module: str, name: str) -> Any:
+    if not name.startswith("__") and name in api.PUBLIC.get(module, ()):
+        raise legacy.missing(module, name)
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+@cache
+def build(version: str = "0.6") -> dict[str, types.ModuleType]:
+    """The modules of NKI `version` by the name under which a kernel imports them."""
+    if version not in api.VERSIONS:
+        raise errors.ApiError(f"NKI {version} is not simulated", help=f"use {api.VERSIONS}")
+    inner = ("language", "isa", "collectives", "typing") if version != "0.2" else (
+        "language", "isa", "collectives"
+    )  # fmt: skip
+    made = {f"nki.{n}": _module(f"nki.{n}", version) for n in inner}
+    made["nki.isa.constants"] = _module("nki.isa.constants", version)
+    root = _module("nki", version)
+    for name in inner:
+        setattr(root, name, made[f"nki.{name}"])
+    made["nki.isa"].constants = made["nki.isa.constants"]  # type: ignore[attr-defined]
+    made["nki.isa"].__path__ = []
+    root.__path__ = []
+    root.__version__ = version  # type: ignore[attr-defined]
+    if version == "0.2":
+        root.jit = functools.partial(_jit_0_2)  # type: ignore[attr-defined]
+    return {"nki": root, **made}
+
+
+def _jit_0_2(func: Any = None, mode: str = "auto", **kwargs: Any) -> Any:
+    """NKI 0.2's `jit`, which still took a mode."""
+    if func is None:
+        return functools.partial(_jit_0_2, mode=mode, **kwargs)
+    return program.Kernel(func, api="0.2")
+
+
+def cpu_simulator() -> dict[str, types.ModuleType]:
+    """Modules under the names that nki-library's test suite imports in its simulation mode."""
+    modules = build()
+    root = types.ModuleType(_CPU_SIMULATOR)
+    inner = types.ModuleType(f"{_CPU_SIMULATOR}.nki")
+    inner.__dict__.update({k: v for k, v in vars(modules["nki"]).items() if k != "__name__"})
+    inner.cpu_simulate = nki.cpu_simulate  # type: ignore[attr-defined]
+    isa, nl = modules["nki.isa"], modules["nki.language"]
+    compiler = types.ModuleType("nki.compiler")
+    found = {
+        "": root, ".nki": inner, ".nki.language": nl, ".nki.isa": isa,
+        ".nki.isa.constants": isa.constants, ".nki.typing": modules["nki.typing"],
+        ".nki.collectives": modules["nki.collectives"], ".nki.compiler": compiler,
+        ".nki.builtin": types.ModuleType("nki.builtin"), ".nki.language.dtypes": nl,
+        ".nki.tensor": _tensor_module(),
+    }  # fmt: skip
+    for name, module in found.items():
+        if name.count(".") == 2:
+            setattr(inner, name.rsplit(".", 1)[1], module)
+    root.nki = inner  # type: ignore[attr-defined]
+    for package in (root, inner, isa, nl):
+        package.__path__ = []
+    return {_CPU_SIMULATOR + name: module for name, module in found.items()}
+
+
+def _tensor_module() -> types.ModuleType:
+    made = types.ModuleType("nki.tensor")
+    made.NkiTensor = tensor.NkiTensor  # type: ignore[attr-defined]
+    return made
+
+
+def installed() -> tuple[Path, str] | None:
+    """Where a real `nki` is installed and its version; PyPI's placeholder of that name is none."""
+    ours = {id(build(v)["nki"]) for v in api.VERSIONS}
+    loaded = sys.modules.get("nki")
+    if loaded is not None:
+        file = getattr(loaded, "__file__", None)
+        return None if id(loaded) in ours or not file else (Path(file).parent, _version())
     spec = importlib.util.find_spec("nki")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    for folder in map(Path, spec.submodule_search_locations):
+    for folder in map(Path, (spec.submodule_search_locations or ()) if spec else ()):
         if any((folder / name).exists() for name in ("isa", "isa.py", "language")):
-            return folder
+            return folder, _version()
     return None
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("nki")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 @contextmanager
-def as_nki(*, shadow: bool = False) -> Iterator[types.ModuleType]:
+def as_nki(
+    version: str = "0.6", *, shadow: bool = False, fresh: str = ""
+) -> Iterator[types.ModuleType]:
     """Inside, `import nki` (and its submodules) means the simulator.
 
-    Modules imported inside keep the simulator afterwards. Raises NkiSimError when a real nki is
-    installed, unless `shadow` says that the simulator is wanted in its place.
+    version: "0.2" offers only what that release has, with its argument lists.
+    shadow: needed where a real nki is installed, which is never replaced unasked (NkiSimError).
+    fresh: a package, such as "ndtrain.kernels", whose modules are imported anew inside and
+    forgotten afterwards. Other modules that are imported inside keep the simulator.
     """
     real = installed()
     if real is not None and not shadow:
         raise errors.NkiSimError(
-            f"a real nki is installed at {real}",
+            f"a real nki {real[1]} is installed at {real[0]}; the simulator has {api.VERSIONS[-1]}",
             help="use it, or ask for the simulator with as_nki(shadow=True)",
         )
-    modules = build()
-    saved = {n: m for n, m in sys.modules.items() if n == "nki" or n.startswith("nki.")}
-    for name in saved:
-        del sys.modules[name]
-    sys.modules.update(modules)
+    saved = _take("nki") | (_take(fresh) if fresh else {})
+    sys.modules.update(build(version))
     try:
-        yield modules["nki"]
+        yield sys.modules["nki"]
     finally:
-        for name in [n for n in sys.modules if n == "nki" or n.startswith("nki.")]:
-            del sys.modules[name]
+        for package in filter(None, ("nki", fresh)):
+            _take(package)
+        sys.modules.update(saved)
+
+
+def _take(package: str) -> dict[str, types.ModuleType]:
+    """Remove `package` and its submodules from sys.modules and return them."""
+    names = [n for n in sys.modules if n == package or n.startswith(package + ".")]
+    return {n: sys.modules.pop(n) for n in names}
+
+
+@contextmanager
+def as_cpu_simulator() -> Iterator[None]:
+    """Inside, `nki_cpu_simulator` (the package nki-library's tests look for) is the simulator."""
+    saved = _take(_CPU_SIMULATOR)
+    sys.modules.update(cpu_simulator())
+    try:
+        yield
+    finally:
+        _take(_CPU_SIMULATOR)
         sys.modules.update(saved)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from ndtrain.nkisim.errors import ApiError
 from ndtrain.nkisim.machine import Options
 from ndtrain.nkisim.program import Kernel, run
+
+_GENERATION_VARIABLE = "NKI_NC_VERSION"  # set by nki-library's test suite
+_PRECISE_VARIABLE = "NKI_PRECISE_FP"
 
 
 def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
@@ -33,6 +37,24 @@ def simulate(kernel: Any) -> Callable[..., Any]:
 
 
 def _options() -> Options:
-    import os
+    return Options(precise=os.environ.get(_PRECISE_VARIABLE, "1") != "0")
 
-    return Options(precise=os.environ.get("NKI_PRECISE_FP", "1") != "0")
+
+class _CpuSimulated:
+    """`cpu_simulate(kernel)[lnc](**inputs)`, as nki-library's tests call their simulator."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+
+    def __getitem__(self, cores: int) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            target = os.environ.get(_GENERATION_VARIABLE)
+            return run(
+                self._kernel, *args, cores=cores, target=target, options=_options(), **kwargs
+            ).outputs
+
+        return call
+
+
+def cpu_simulate(kernel: Any) -> _CpuSimulated:
+    return _CpuSimulated(kernel)

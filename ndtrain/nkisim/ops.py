@@ -42,8 +42,10 @@ class Op:
         return self.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from ndtrain.nkisim import elementwise
+        from ndtrain.nkisim import elementwise, legacy, machine
 
+        if machine.current().program.api == "0.2":
+            raise legacy.missing("a call of nki.language", self.name)
         return elementwise.apply(self, *args, **kwargs)
 
     def __repr__(self) -> str:

@@ -15,8 +15,14 @@ import numpy as np
 
 from ndtrain.nkisim import arrays, frontend, hazards, occupancy, order
 from ndtrain.nkisim.dtypes import as_dtype, from_float32
-from ndtrain.nkisim.errors import HardwareLimit, LanguageError, RaceError, UninitializedError
-from ndtrain.nkisim.machine import Core, Options, executing
+from ndtrain.nkisim.errors import (
+    HardwareLimit,
+    LanguageError,
+    NkiSimError,
+    RaceError,
+    UninitializedError,
+)
+from ndtrain.nkisim.machine import Core, Options, executing, located
 from ndtrain.nkisim.memory import Allocator, Storage
 from ndtrain.nkisim.scheduler import Scheduler
 from ndtrain.nkisim.target import Target, platform_target, target_named
@@ -55,7 +61,7 @@ class Program:
 
     def __init__(
         self, target: Target, options: Options, allocator: Allocator, num_cores: int, rank: int,
-        num_ranks: int, scheduler: Scheduler, grid_ndim: int,
+        num_ranks: int, scheduler: Scheduler, grid_ndim: int, api: str,
     ) -> None:  # fmt: skip
         self.target = target
         self.options = options
@@ -65,6 +71,7 @@ class Program:
         self.num_ranks = num_ranks
         self.scheduler = scheduler
         self.grid_ndim = grid_ndim
+        self.api = api
         self.cores = [Core(self, i, rank) for i in range(num_cores)]
         self._shared: list[Storage] = []
         self._shared_used = [0] * num_cores
@@ -237,13 +244,14 @@ def run_ranks(
     if not 1 <= count <= MAX_CORES:
         raise HardwareLimit(f"kernel[{count}]: a logical core has 1 or 2 physical cores")
     function = frontend.function_of(kernel)
+    version = getattr(kernel, "api", "0.6")
     if settings.check_python:
-        frontend.check(function)
+        frontend.check(function, version)
     allocator = Allocator(1 if settings.precise else 4)
     scheduler = Scheduler(count * len(calls))
     programs = [
         Program(chosen, settings, allocator, count, rank, len(calls), scheduler,
-                0 if cores is None else 1)
+                0 if cores is None else 1, version)
         for rank in range(len(calls))
     ]  # fmt: skip
     bound = [arrays.bind(p, *call) for p, call in zip(programs, calls, strict=True)]
@@ -252,7 +260,10 @@ def run_ranks(
         program = programs[i // count]
         args, kwargs = bound[i // count].arguments
         with executing(program.cores[i % count]):
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except NkiSimError as error:
+                raise located(error) from None
 
     results = scheduler.run(worker)
     return [
@@ -297,21 +308,23 @@ class Kernel:
     """What `@nki.jit` makes: callable, `kernel[2]` for LNC2, `with_schedule` for extra order."""
 
     def __init__(
-        self, function: Callable[..., Any], grid: int | None = None, schedule: Any = ()
-    ) -> None:
+        self, function: Callable[..., Any], grid: int | None = None, schedule: Any = (),
+        api: str = "0.6",
+    ) -> None:  # fmt: skip
         self.function = function
         self.grid = grid
         self.schedule = schedule
+        self.api = api
         functools.update_wrapper(self, function)
 
     def __getitem__(self, grid: Any) -> Kernel:
         size = grid[0] if isinstance(grid, tuple) else grid
         if not isinstance(size, int):
             raise HardwareLimit(f"kernel[{grid!r}]: the launch grid is the number of cores")
-        return Kernel(self.function, size, self.schedule)
+        return Kernel(self.function, size, self.schedule, self.api)
 
     def with_schedule(self, schedule: Any) -> Kernel:
-        return Kernel(self.function, self.grid, schedule)
+        return Kernel(self.function, self.grid, schedule, self.api)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from ndtrain.nkisim.machine import running

@@ -7,7 +7,9 @@ the Neuron SDK.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,20 @@ class Indirection:
     stride: int
     limit: int
     vector: bool
+
+
+def _since_0_5(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a view method in a kernel that keeps to NKI 0.2."""
+
+    @functools.wraps(method)
+    def call(self: NkiTensor, *args: Any, **kwargs: Any) -> Any:
+        from ndtrain.nkisim import legacy, machine
+
+        if machine.running() and machine.current().program.api == "0.2":
+            raise legacy.missing("NkiTensor", method.__name__)
+        return method(self, *args, **kwargs)
+
+    return call
 
 
 class NkiTensor(NKIObject):
@@ -118,13 +134,16 @@ class NkiTensor(NKIObject):
             help="load it into a register (nisa.register_load) and use nl.while_loop",
         )
 
+    @_since_0_5
     def is_contiguous(self) -> bool:
         first = 1 if self.on_chip else 0
         return indexing.is_row_major(self.shape[first:], self.strides[first:])
 
+    @_since_0_5
     def is_indirect(self) -> bool:
         return self.indirection is not None
 
+    @_since_0_5
     def get_pattern(self) -> list[list[int]]:
         return [[s, n] for s, n in zip(self.strides, self.shape, strict=True)]
 
@@ -147,9 +166,11 @@ class NkiTensor(NKIObject):
             "a tensor cannot be assigned to", help="write it with nisa.tensor_copy or nl.store"
         )
 
+    @_since_0_5
     def slice(self, dim: int, start: int, end: int, step: int = 1) -> NkiTensor:
         return self._with(indexing.slice_dim(self.window, dim, start, end, step))
 
+    @_since_0_5
     def select(self, dim: int, index: Any) -> NkiTensor:
         if isinstance(index, int):
             return self._with(indexing.select_dim(self.window, dim, index, self.on_chip))
@@ -159,6 +180,7 @@ class NkiTensor(NKIObject):
         window = indexing.select_dim(self.window, dim, 0, self.on_chip)
         return self._with(window, indirection=found)
 
+    @_since_0_5
     def vector_select(self, dim: int, vector_offset: NkiTensor) -> NkiTensor:
         if dim != 0 or self.on_chip:
             raise HardwareLimit("vector_select works on dim 0 of an HBM tensor")
@@ -173,21 +195,27 @@ class NkiTensor(NKIObject):
             raise HardwareLimit("a tensor view can have only one run-time index")
         return Indirection(index, self.strides[dim], self.shape[dim], vector)
 
+    @_since_0_5
     def permute(self, dims: tuple[int, ...]) -> NkiTensor:
         return self._with(indexing.permute(self.window, dims, self._fixed_first))
 
+    @_since_0_5
     def broadcast(self, dim: int, size: int) -> NkiTensor:
         return self._with(indexing.broadcast(self.window, dim, size, self.on_chip))
 
+    @_since_0_5
     def expand_dim(self, dim: int) -> NkiTensor:
         return self._with(indexing.expand_dim(self.window, dim, self._fixed_first))
 
+    @_since_0_5
     def squeeze_dim(self, dim: int) -> NkiTensor:
         return self._with(indexing.squeeze_dim(self.window, dim, self._fixed_first))
 
+    @_since_0_5
     def reshape_dim(self, dim: int, shape: tuple[int, ...]) -> NkiTensor:
         return self._with(indexing.split_dim(self.window, dim, shape, self._fixed_first))
 
+    @_since_0_5
     def flatten_dims(self, start_dim: int, end_dim: int) -> NkiTensor:
         return self._with(
             indexing.merge_dims(self.window, start_dim, end_dim, self._fixed_first)
@@ -197,6 +225,7 @@ class NkiTensor(NKIObject):
         wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         return self._with(indexing.reshape(self.window, tuple(wanted), self._fixed_first))
 
+    @_since_0_5
     def rearrange(
         self, src_pattern: tuple, dst_pattern: tuple, fixed_sizes: dict[str, int] | None = None
     ) -> NkiTensor:
@@ -238,6 +267,7 @@ class NkiTensor(NKIObject):
             raise HardwareLimit("vector_offset needs indirect_dim=0 and a tensor in HBM")
         return Indirection(index, self.strides[dim], self.shape[dim], vector is not None)
 
+    @_since_0_5
     def view(self, dtype: Any) -> NkiTensor:
         kind = as_dtype(dtype)
         if self.indirection is not None:
