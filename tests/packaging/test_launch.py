@@ -142,17 +142,26 @@ def test_quickstart_trains_samples_exports_and_says_where(checkout: Path, tmp_pa
     venv = tmp_path / "venv"
     fake_venv(venv)
     notes = fake_ndtrain(checkout, venv, "true")
-    stale = checkout / "runs" / "quickstart" / "huggingface"
-    stale.mkdir(parents=True)
     done = start(checkout, "quickstart", "train.steps=3", NDTRAIN_VENV=str(venv))
     assert done.returncode == 0, done.stderr
     commands = notes.read_text("utf-8").splitlines()
     assert commands[0].startswith("train quickstart train.steps=3 ")
     assert commands[1].startswith("generate runs/quickstart --prompt ")
     assert commands[2] == "export runs/quickstart runs/quickstart/huggingface"
-    assert not stale.exists()
     for place in ("", "/metrics.jsonl", "/trace", "/checkpoints", "/huggingface"):
         assert f"{checkout}/runs/quickstart{place}" in done.stdout
+
+
+def test_a_second_quickstart_leaves_the_first_alone(checkout: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    fake_venv(venv)
+    notes = fake_ndtrain(checkout, venv, "true")
+    for name in ("quickstart", "quickstart-2"):
+        (checkout / "runs" / name).mkdir(parents=True)
+    assert start(checkout, "quickstart", NDTRAIN_VENV=str(venv)).returncode == 0
+    commands = notes.read_text("utf-8").splitlines()
+    assert "run.name=quickstart-3" in commands[0]
+    assert commands[2] == "export runs/quickstart-3 runs/quickstart-3/huggingface"
 
 
 def test_quickstart_stops_where_training_stops(checkout: Path, tmp_path: Path) -> None:
