@@ -1,7 +1,9 @@
 """Ours; bare compute, the same step without its collectives; and the collectives without it."""
 
 import math
+from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -13,8 +15,10 @@ from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.parallel.apply import materialize, parallelize
 from ndtrain.parallel.gradients import sum_replicated_gradients
 from ndtrain.parallel.initialize import RandomWeights
-from ndtrain.runtime.mesh import Axis
+from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.runtime import Runtime, start_cpu, still
+from ndtrain.runtime.streams import InlineStream
 from ndtrain.runtime.transport import Transport
 
 
@@ -81,12 +85,10 @@ class Exchange:
     has_loss = False
 
     def setup(self, workload: Workload) -> None:
-        ours = Ours()
-        ours.setup(workload)
-        recorder = _Recorder(ours.runtime.collectives.transport)
-        ours.runtime.collectives.transport = recorder
-        ours.step()
-        self.calls = recorder.calls
+        recorded = _Recorded()
+        recorded.setup(workload)
+        recorded.step()
+        self.calls = recorded.recorder.calls
 
     def step(self) -> float:
         for call in self.calls:
@@ -94,25 +96,35 @@ class Exchange:
         return math.nan
 
 
+class _Recorded(Ours):
+    """Ours, on one lane that notes what it is asked to move."""
+
+    def _start_runtime(self, workload: Workload) -> Runtime:
+        runtime = super()._start_runtime(workload)
+        self.recorder = _Recorder(GlooTransport("main"))
+        collectives = Collectives(cast(Transport, self.recorder), runtime.spans)
+        streams = dict.fromkeys(runtime.streams, InlineStream(collectives))
+        return replace(runtime, collectives=collectives, streams=streams, serial_streams=streams)
+
+
 class _Recorder:
     """A transport that notes each call, to be made again on ordinary numbers of the same size."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._inputs: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
         self.calls: list[partial] = []
 
-    def all_gather(self, x: Tensor, axis: Axis) -> Tensor:
-        self.calls.append(partial(self._transport.all_gather, self._like(x), axis))
-        return self._transport.all_gather(x, axis)
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._transport, name)
 
-    def reduce_scatter(self, x: Tensor, axis: Axis) -> Tensor:
-        self.calls.append(partial(self._transport.reduce_scatter, self._like(x), axis))
-        return self._transport.reduce_scatter(x, axis)
+        def call(*arguments: Any, **options: Any) -> Any:
+            again = {key: _like(value) for key, value in options.items()}
+            self.calls.append(partial(operation, *map(_like, arguments), **again))
+            return operation(*arguments, **options)
 
-    def broadcast(self, x: Tensor, axis: Axis) -> None:
-        self.calls.append(partial(self._transport.broadcast, self._like(x), axis))
-        self._transport.broadcast(x, axis)
+        return call
 
-    def _like(self, x: Tensor) -> Tensor:
-        return self._inputs.setdefault((x.shape, x.dtype), torch.full_like(x, 0.01))
+
+def _like(argument: Any) -> Any:
+    """Ordinary numbers for a tensor: its own may be denormal by then. Anything else as it is."""
+    return torch.full_like(argument, 0.01) if isinstance(argument, Tensor) else argument

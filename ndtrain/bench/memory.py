@@ -2,8 +2,10 @@
 
 Memory is the resident set, as Linux accounts it: VmRSS before, VmHWM during the steps, from
 /proc/self/status. A rehearsal with a tiny model comes first, so that libraries, thread stacks and
-connections are in the baseline and weights, gradients and activations are above it. Run it in a
-fresh process for each contestant: the heap of an earlier one would hide pages of a later one.
+connections are in the baseline and weights, gradients and activations are above it. The C library
+is told to map large blocks one by one, so that what is freed leaves the resident set: else the
+figure is that of its fragments. Run it in a fresh process for each contestant: the heap of an
+earlier one would hide pages of a later one.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ from ndtrain.bench.workload import Workload
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def can_measure_memory() -> bool:
@@ -28,6 +31,7 @@ def can_measure_memory() -> bool:
 
 def peak_memory_bytes(kind: type[Contestant], workload: Workload, num_steps: int = 3) -> int:
     """Bytes of the rank that needs most, on every rank of the process group alike."""
+    _map_large_blocks()
     rehearsal = kind()
     rehearsal.setup(tiny(workload))
     rehearsal.step()
@@ -62,8 +66,14 @@ def tiny(workload: Workload) -> Workload:
     return replace(workload, shape=shape, sequence_length=16 * ranks, batch_size=1)
 
 
+def _map_large_blocks() -> None:
+    """Blocks of 1 MiB and more get pages of their own; glibc otherwise raises that limit to 32."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such habit
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
 def _return_freed_memory() -> None:
-    """Gives freed heap back to the system, where the C library can: else it counts as used."""
+    """Gives freed small blocks back to the system, where the C library can."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
