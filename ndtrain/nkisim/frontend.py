@@ -8,6 +8,7 @@ kernels of nki-library keep to. `is None` is accepted, since those kernels use i
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 import types
@@ -53,6 +54,7 @@ def function_of(kernel: Any) -> Callable[..., Any]:
     return getattr(kernel, "function", kernel)
 
 
+@functools.lru_cache(maxsize=256)
 def check(function: Callable[..., Any], api: str = "0.6") -> None:
     """Refuse constructs outside NKI's subset, in the kernel and in what it calls.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ndtrain.nkisim import checks, ops, values
-from ndtrain.nkisim.dtypes import DType, float32, host_dtype, int32, uint32
+from ndtrain.nkisim.dtypes import DType, as_dtype, float32, host_dtype, int32, uint32
 from ndtrain.nkisim.enums import engine as Engine
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.machine import Core, current
@@ -55,13 +55,17 @@ def memset(
 
 
 def tensor_copy(
-    dst: NkiTensor, src: NkiTensor, engine: Engine = Engine.unknown, name: str | None = None
-) -> Instruction:
+    dst: NkiTensor, src: NkiTensor, engine: Engine = Engine.unknown, name: str | None = None,
+    dtype: Any = None,
+) -> Instruction:  # fmt: skip
+    """`dtype` is an argument of the beta that nki-samples still pass: the dtype of `dst`."""
     core = current()
     chosen = pick(engine, "vector", "vector", "scalar", "gpsimd")
 
     def check() -> None:
         checks.same_elements(src=src, dst=dst)
+        if dtype is not None and as_dtype(dtype) != dst.dtype:
+            raise HardwareLimit(f"`dtype` is {dtype}, `dst` is {dst.dtype}; the copy casts to `dst`")
         if chosen == "scalar":
             checks.generation(core.target, 3, "tensor_copy on the Scalar Engine")
 

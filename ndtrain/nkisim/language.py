@@ -204,12 +204,32 @@ def expand_dims(x: NkiTensor, axis: int) -> NkiTensor:
 
 
 def broadcast_to(x: NkiTensor, shape: Any, dtype: Any = None) -> NkiTensor:
-    out = elementwise.tile(tuple(shape), as_dtype(dtype or x.dtype))
-    view = x
-    for dim, size in enumerate(shape):
-        if view.shape[dim] != size:
-            view = view.broadcast(dim, size)
-    isa_elementwise.tensor_copy(out, view)
+    wanted = tuple(shape)
+    kind = as_dtype(dtype or x.dtype)
+    if x.shape == wanted:
+        return x if kind == x.dtype else ops.copy(x, kind)
+    if len(wanted) != x.ndim or any(a not in (1, b) for a, b in zip(x.shape, wanted, strict=True)):
+        raise HardwareLimit(f"a tile of shape {x.shape} does not broadcast to {wanted}")
+    if x.shape[0] != wanted[0]:
+        x = _over_partitions(x, wanted[0])
+    for dim, size in enumerate(wanted):
+        if x.shape[dim] != size:
+            x = x.broadcast(dim, size)
+    out = elementwise.tile(wanted, kind)
+    isa_elementwise.tensor_copy(out, x)
+    return out
+
+
+def _over_partitions(x: NkiTensor, count: int) -> NkiTensor:
+    """The one partition of `x` copied to `count`; engines cannot, so a DMA does it."""
+    source = x if x.space == "sbuf" else ops.copy(x)
+    strides = (0, *source.strides[1:])
+    row = NkiTensor(
+        (count, *source.shape[1:]), source.dtype, source.storage, strides=strides,
+        offset=source.offset,
+    )  # fmt: skip
+    out = elementwise.tile(row.shape, source.dtype)
+    isa_dma.dma_copy(out, row)
     return out
 
 
