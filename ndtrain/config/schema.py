@@ -143,6 +143,33 @@ class Train(Section):
     """Steps between evaluations on held-out rows, besides step 0 and the last; 0: never."""
     eval_rows: PositiveInt = 32
     """Held-out rows of one evaluation, over all ranks."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Save and stop after so many minutes, to be started again. null: no limit."""
+
+
+OperationMode = Literal["off", "bulk", "chunk", "ring"]
+
+
+class Overlap(Section):
+    """How communication hides behind compute. It changes time, never numbers beyond rounding."""
+
+    mode: Literal["auto", "off", "serial", "bulk", "chunk", "ring"] = "auto"
+    """auto: what is predicted to be fastest, for each operation; serial: auto's plan, one node at a
+    time; off: blocking collectives; bulk, chunk, ring: this form everywhere."""
+    qkv: OperationMode | None = None
+    """Form of the q|k|v projection. null: as `mode`; likewise below."""
+    o: OperationMode | None = None
+    """Form of the attention's output projection."""
+    gate_up: OperationMode | None = None
+    """Form of the gate|up projection."""
+    down: OperationMode | None = None
+    """Form of the down projection."""
+    head: OperationMode | None = None
+    """Form of the output head; its `ring` is `chunk`, as all ranks need the same tokens at a time."""
+    data_parallel: Literal["auto", "on", "off"] = "auto"
+    """Gradients are reduced during backward and weights gathered during the next forward."""
+    bucket_megabytes: float = Field(16.0, gt=0)
+    """Gradients that travel together (fp32; 1 MB = 10^6 bytes), when data_parallel is on."""
 
 
 class Ops(Section):
@@ -153,10 +180,35 @@ class Ops(Section):
 
 
 class Checkpoint(Section):
-    """When the state is saved."""
+    """When the state is saved, how much of it is kept, and where a run goes on."""
 
     every_steps: int = Field(0, ge=0)
-    """Steps between checkpoints; 0: only at the end."""
+    """Steps between checkpoints; 0: only at the end and when the run is stopped."""
+    keep_last: PositiveInt = 2
+    """Complete checkpoints to keep; older ones are deleted once a newer one is proved sound."""
+    resume: str = "auto"
+    """auto: the run directory's newest sound checkpoint; never; or the path of a checkpoint."""
+    background: bool = True
+    """Write files while the next steps run, from a copy in memory; false: wait for the disk."""
+    max_failures: PositiveInt = 3
+    """Failed saves in a row (disk full, I/O errors) that end the run."""
+
+
+class Guards(Section):
+    """What is watched while the run trains, and what happens when it goes wrong."""
+
+    nonfinite: str = Field("abort", pattern=r"^(abort|skip:[1-9][0-9]*)$")
+    """NaN or infinity in loss or gradient: abort; skip:K: leave out up to K steps in a row."""
+    spike_score: float | None = Field(8.0, gt=0)
+    """Warn when the loss is so many robust deviations above its recent median. null: never."""
+    spike_abort: int = Field(0, ge=0)
+    """Spikes in a row that end the run; 0: only warn."""
+    setup_seconds: float = Field(3600.0, gt=0)
+    """Without progress for so long before the first step ends, the run is taken for hung."""
+    step_seconds: float = Field(600.0, gt=0)
+    """The same for a later step or a batch of an evaluation."""
+    save_seconds: float = Field(1800.0, gt=0)
+    """The same for a save."""
 
 
 class Observe(Section):
@@ -180,5 +232,7 @@ class Config(Section):
     optim: Optim = Optim()
     train: Train = Train()
     ops: Ops = Ops()
+    overlap: Overlap = Overlap()
     checkpoint: Checkpoint = Checkpoint()
+    guards: Guards = Guards()
     observe: Observe = Observe()

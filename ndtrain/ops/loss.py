@@ -96,33 +96,63 @@ def combine_statistics(statistics_R3T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return overall, total, picked.sum(0)
 
 
+class LossAndGradients:
+    """The loss of tokens that come in parts, and the gradients of x and weight.
+
+    gradients = LossAndGradients(weight_VH, first_row, combine, want_gradient=True)
+    dx_TH = gradients.add(x_TH, targets_T, weights_T)       # of each part
+    gradients.loss, gradients.dweight                       # of all parts
+    """
+
+    def __init__(
+        self, weight_VH: Tensor, first_row: int, combine: Combine, want_gradient: bool
+    ) -> None:
+        self._weight_VH = weight_VH
+        self._first_row = first_row
+        self._combine = combine
+        self._want_gradient = want_gradient
+        self._dweight: Tensor | None = None  # in the wide dtype once there is more than one part
+        self.loss = weight_VH.new_zeros((), dtype=wide(weight_VH.dtype))
+
+    @property
+    def dweight(self) -> Tensor:
+        assert self._dweight is not None
+        return self._dweight.to(self._weight_VH.dtype)
+
+    def add(self, x_TH: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor | None:
+        """Adds a part's loss and its share of dweight; returns dx if gradients are wanted."""
+        dtype = self.loss.dtype
+        weights_T = torch.where(targets_T == IGNORED, 0, weights_T).to(dtype)
+        rows = max(1, CHUNK_BYTES // (self._weight_VH.shape[0] * dtype.itemsize))
+        chunks = zip(x_TH.split(rows), targets_T.split(rows), weights_T.split(rows), strict=True)
+        dx_chunks = [self._add_chunk(*chunk) for chunk in chunks]
+        return torch.cat(dx_chunks) if self._want_gradient else None
+
+    def _add_chunk(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        logits = x @ self._weight_VH.t()
+        own = vocabulary_statistics(logits, targets, self._first_row)
+        largest, sum_exp, picked = combine_statistics(self._combine(own))
+        self.loss += ((sum_exp.log() + (largest - picked)) * weights).sum()
+        if not self._want_gradient:
+            return logits
+        vocabulary_gradient_(logits, targets, weights, largest, sum_exp, self._first_row)
+        dx, dweight = logits @ self._weight_VH, logits.t() @ x
+        if self._dweight is not None:
+            dweight = self._dweight.to(self.loss.dtype).add_(dweight)
+        self._dweight = dweight
+        return dx
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx, x_TH, weight_VH, targets_T, weights_T, first_row, combine, want_gradient
     ) -> Tensor:
-        dtype = wide(x_TH.dtype)
-        weights_T = torch.where(targets_T == IGNORED, 0, weights_T).to(dtype)
-        rows = max(1, CHUNK_BYTES // (weight_VH.shape[0] * dtype.itemsize))
-        loss = x_TH.new_zeros((), dtype=dtype)
-        dx_chunks, dweight = [], None
-        for x, targets, weights in zip(
-            x_TH.split(rows), targets_T.split(rows), weights_T.split(rows), strict=True
-        ):
-            logits = x @ weight_VH.t()
-            statistics = combine(vocabulary_statistics(logits, targets, first_row))
-            largest, sum_exp, picked = combine_statistics(statistics)
-            loss += ((sum_exp.log() + (largest - picked)) * weights).sum()
-            if not want_gradient:
-                continue
-            vocabulary_gradient_(logits, targets, weights, largest, sum_exp, first_row)
-            dx_chunks.append(logits @ weight_VH)
-            dweight_chunk = logits.t() @ x
-            dweight = dweight_chunk if dweight is None else dweight.to(dtype).add_(dweight_chunk)
+        gradients = LossAndGradients(weight_VH, first_row, combine, want_gradient)
+        dx = gradients.add(x_TH, targets_T, weights_T)
         if want_gradient:
-            assert dweight is not None
-            ctx.save_for_backward(torch.cat(dx_chunks), dweight.to(weight_VH.dtype))
-        return loss
+            ctx.save_for_backward(dx, gradients.dweight)
+        return gradients.loss
 
     @staticmethod
     @once_differentiable  # the gradients were made in forward: a second derivative would be wrong

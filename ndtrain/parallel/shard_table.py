@@ -93,7 +93,9 @@ def vocabulary_embedding(module: Any, shape: Shape, context: Context, name: str)
 def vocabulary_head(module: Any, shape: Shape, context: Context, name: str) -> Styled:
     tensor = context.runtime.mesh.tensor
     part = even_slice(shape.vocab_size, tensor.size, tensor.rank)
-    parallel = VocabularyParallelHead(module.weight, part.start, context.runtime, name)
+    parallel = VocabularyParallelHead(
+        module.weight, part.start, context.runtime, name, context.modes
+    )
     return Styled(parallel, {"weight": Shard(0, (part,))})
 
 

@@ -8,10 +8,15 @@ import time
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from ndtrain.ops.loss import linear_cross_entropy
+from ndtrain.ops.loss import LossAndGradients
+from ndtrain.overlap.collective_matmul import NUM_CHUNKS
+from ndtrain.overlap.modes import Modes
+from ndtrain.overlap.operations import StridedRows
 from ndtrain.parallel.sequence import gather_sequence, reduce_scatter_sequence
 from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.streams import Pending
 
 
 class _HeldRows(torch.autograd.Function):
@@ -53,12 +58,18 @@ class VocabularyParallelEmbedding(nn.Module):
 class VocabularyParallelHead(nn.Module):
     """loss(x [S/t, B, H], targets [B, S], weights [B, S]) -> the same scalar on every rank."""
 
-    def __init__(self, weight: nn.Parameter, first_row: int, runtime: Runtime, name: str) -> None:
+    def __init__(
+        self, weight: nn.Parameter, first_row: int, runtime: Runtime, name: str, modes: Modes
+    ) -> None:
         super().__init__()
         self.weight = weight
         self.first_row = first_row
         self.runtime = runtime
         self.name = name
+        # All ranks must hold the logits of the same tokens at a time to share their statistics,
+        # so what overlaps is sub-chunks of every shard: there is no ring.
+        self.num_chunks = NUM_CHUNKS if modes.of("head", "forward") in ("chunk", "ring") else 1
+        self.streams = runtime.serial_streams if modes.serial else runtime.streams
 
     def forward(self, x_SBH: Tensor) -> Tensor:
         """Logits of the rows held here, of all tokens: [S, B, V/t]."""
@@ -66,25 +77,72 @@ class VocabularyParallelHead(nn.Module):
         return nn.functional.linear(x_full, self.weight)
 
     def loss(self, x_SBH: Tensor, targets_BS: Tensor, weights_BS: Tensor) -> Tensor:
-        x_full = gather_sequence(x_SBH, self.runtime, self.name)
-        start_ns = time.perf_counter_ns()
+        want = torch.is_grad_enabled() and (x_SBH.requires_grad or self.weight.requires_grad)
+        targets_SB, weights_SB = targets_BS.t(), weights_BS.t()
+        return _HeadLoss.apply(x_SBH, self.weight, targets_SB, weights_SB, self, want)
 
-        def all_statistics(statistics_3T: Tensor) -> Tensor:
-            # The compute span stops here: it must not enclose a blocking collective.
-            nonlocal start_ns
-            self.runtime.spans.add(self.name, "compute", start_ns, time.perf_counter_ns())
-            axis, name = self.runtime.mesh.tensor, f"{self.name}.statistics"
-            gathered = self.runtime.collectives.all_gather(statistics_3T[None], axis, name)
-            start_ns = time.perf_counter_ns()
-            return gathered
 
-        loss = linear_cross_entropy(
-            x_full.flatten(0, 1),
-            self.weight,
-            targets_BS.t().flatten(),
-            weights_BS.t().flatten(),
-            self.first_row,
-            all_statistics,
-        )
-        self.runtime.spans.add(self.name, "compute", start_ns, time.perf_counter_ns())
-        return loss
+class _HeadLoss(torch.autograd.Function):
+    """Sub-chunks of the sequence: while one multiplies the next is gathered, and the gradient of
+    the one before is reduced. All gradients are made in forward (`ops/loss.py`)."""
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, x_SBH, weight, targets_SB, weights_SB, head: VocabularyParallelHead, want: bool
+    ) -> Tensor:
+        watch = _Watch(head)
+        gradients = LossAndGradients(weight, head.first_row, watch.all_statistics, want)
+        gathered = [_submit_gather(head, part) for part in x_SBH.chunk(head.num_chunks)]
+        scattered = []
+        for index, pending in enumerate(gathered):
+            rows = StridedRows(head.runtime.mesh.tensor.size, index, head.num_chunks)
+            x_full = pending.wait()
+            watch.start()
+            dx = gradients.add(
+                x_full.flatten(0, 1), rows(targets_SB).flatten(), rows(weights_SB).flatten()
+            )
+            watch.stop()
+            if dx is not None:
+                scattered.append(_submit_scatter(head, dx.view_as(x_full)))
+        if want:
+            dx_SBH = torch.cat([pending.wait() for pending in scattered])
+            ctx.save_for_backward(dx_SBH, gradients.dweight)
+        return gradients.loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dloss: Tensor):  # type: ignore[no-untyped-def]
+        dx, dweight = ctx.saved_tensors
+        return dx * dloss.to(dx.dtype), dweight * dloss.to(dweight.dtype), *([None] * 4)
+
+
+def _submit_gather(head: VocabularyParallelHead, part: Tensor) -> Pending:
+    axis, name = head.runtime.mesh.tensor, head.name
+    return head.streams["gather"].submit(name, lambda c: c.all_gather(part, axis, name))
+
+
+def _submit_scatter(head: VocabularyParallelHead, dx: Tensor) -> Pending:
+    axis, name = head.runtime.mesh.tensor, head.name
+    return head.streams["scatter"].submit(name, lambda c: c.reduce_scatter(dx, axis, name))
+
+
+class _Watch:
+    """Compute spans of the head, interrupted by the exchange of statistics, which blocks."""
+
+    def __init__(self, head: VocabularyParallelHead) -> None:
+        self._head = head
+        self._start_ns = 0
+
+    def start(self) -> None:
+        self._start_ns = time.perf_counter_ns()
+
+    def stop(self) -> None:
+        spans = self._head.runtime.spans
+        spans.add(self._head.name, "compute", self._start_ns, time.perf_counter_ns())
+
+    def all_statistics(self, statistics_3T: Tensor) -> Tensor:
+        self.stop()
+        runtime, name = self._head.runtime, f"{self._head.name}.statistics"
+        gathered = runtime.collectives.all_gather(statistics_3T[None], runtime.mesh.tensor, name)
+        self.start()
+        return gathered

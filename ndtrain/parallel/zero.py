@@ -1,6 +1,7 @@
 """ZeRO-1 (Rajbhandari et al. 2020, arXiv:1910.02054): AdamW, its state sharded over the data axis.
 
     optimizer = ShardedAdamW(model, shards, source, runtime, settings, torch.bfloat16)
+    optimizer.traffic.arm()              # before the last micro-batch
     loss.backward()                      # gradients accumulate in fp32, over micro-batches too
     norm = optimizer.step(lr)            # reduce-scatter, clip, AdamW on own part, all-gather
 
@@ -8,22 +9,24 @@
 fp32 (fp64 when computing in fp64); the update is torch.optim.AdamW's.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ndtrain.config.schema import Optim
 from ndtrain.core.errors import Unhealthy
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.parallel.apply import Source, replace_parameter
 from ndtrain.parallel.bucket import Bucket
-from ndtrain.parallel.gradients import sum_replicated_gradients
+from ndtrain.parallel.data_parallel import BucketTraffic
 from ndtrain.parallel.shard import Shard
 from ndtrain.runtime.runtime import Runtime
 
-BUCKET_ELEMENTS = 32 * 2**20  # 128 MB of fp32 gradients: near the peers' 130 MB (NxD), 128 MiB
+# fp32 gradients of one bucket where nothing hides: near the peers' 130 MB (NxD) and 128 MiB
+# (Megatron-Bridge). Behind compute, smaller ones start earlier: `overlap.bucket_megabytes`.
+BLOCKING_BUCKET_BYTES = 128 * 10**6
 
 
 class ShardedAdamW:
@@ -35,14 +38,19 @@ class ShardedAdamW:
         runtime: Runtime,
         settings: Optim,
         dtype: torch.dtype,
+        bucket_bytes: int = BLOCKING_BUCKET_BYTES,
+        in_background: bool = False,
     ) -> None:
-        """Gives the model's parameters (meta until now) memory and the source's values."""
+        """Gives the model's parameters (meta until now) memory and the source's values.
+
+        bucket_bytes: of fp32 gradients. in_background: whether buckets travel behind compute.
+        """
         self.shards = shards
         self.runtime = runtime
         self.clip_norm = settings.clip_norm
         self.buckets: list[Bucket] = []
         groups = []
-        for decays, names in _bucket_names(model):
+        for decays, names in _bucket_names(model, bucket_bytes // 4):
             values = {
                 name: source.read(name, shards[name].dim, shards[name].bounds()) for name in names
             }
@@ -54,6 +62,7 @@ class ShardedAdamW:
         self.adamw = torch.optim.AdamW(
             groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
         )
+        self.traffic = BucketTraffic(model, self.buckets, shards, runtime, in_background)
 
     @torch.no_grad()
     def step(self, lr: float) -> float:
@@ -61,11 +70,7 @@ class ShardedAdamW:
 
         Raises Unhealthy, before anything changes, if the norm is not finite.
         """
-        sum_replicated_gradients(self._main_gradients(), self.shards, self.runtime)
-        for bucket in self.buckets:
-            bucket.master.grad = self.runtime.collectives.reduce_scatter(
-                bucket.gradients, self.runtime.mesh.data, bucket.name
-            )
+        self.traffic.reduce()
         norm = self._global_norm()
         if not torch.isfinite(torch.tensor(norm)):
             raise Unhealthy(
@@ -79,15 +84,8 @@ class ShardedAdamW:
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()
-        self._publish()
+        self.traffic.publish()
         return norm
-
-    def _main_gradients(self) -> dict[str, Tensor]:
-        return {
-            member.name: bucket.view(bucket.gradients, member)
-            for bucket in self.buckets
-            for member in bucket.members
-        }
 
     def _global_norm(self) -> float:
         total = torch.zeros(1, dtype=torch.float64)
@@ -98,21 +96,8 @@ class ShardedAdamW:
         mesh = self.runtime.mesh
         return self.runtime.collectives.all_reduce(total, mesh.world, "gradient_norm").sqrt().item()
 
-    def _publish(self) -> None:
-        """Own master weights -> every rank's parameters; empties the gradients."""
-        for bucket in self.buckets:
-            bucket.master.grad = None
-            bucket.gradients.zero_()
-            if bucket.values.dtype != bucket.master.dtype:
-                bucket.own_values.copy_(bucket.master)
-            if self.runtime.mesh.data.size > 1:
-                values = self.runtime.collectives.all_gather(
-                    bucket.own_values, self.runtime.mesh.data, bucket.name
-                )
-                bucket.values.copy_(values)
 
-
-def _bucket_names(model: nn.Module) -> Iterator[tuple[bool, list[str]]]:
+def _bucket_names(model: nn.Module, max_elements: int) -> Iterator[tuple[bool, list[str]]]:
     """(whether weight decay applies, names): matrices from the last layer to the first, then norms.
 
     Backward finishes the last layers first, so a bucket's members are complete about together.
@@ -123,7 +108,7 @@ def _bucket_names(model: nn.Module) -> Iterator[tuple[bool, list[str]]]:
     def index(item: tuple[str, nn.Parameter]) -> int:
         nonlocal size
         size += item[1].numel()
-        return size // BUCKET_ELEMENTS
+        return size // max_elements
 
     matrices = [item for item in parameters if item[1].ndim > 1]
     for _, items in groupby(matrices, key=index):
@@ -132,18 +117,6 @@ def _bucket_names(model: nn.Module) -> Iterator[tuple[bool, list[str]]]:
 
 
 def _attach(model: Qwen3, bucket: Bucket) -> None:
-    """Makes the parameters views of the bucket, and their gradients flow into it."""
+    """Makes the parameters views of the bucket."""
     for member in bucket.members:
-        parameter = replace_parameter(model, member.name, bucket.view(bucket.values, member))
-        parameter.register_post_accumulate_grad_hook(
-            _accumulate_into(bucket.view(bucket.gradients, member))
-        )
-
-
-def _accumulate_into(total: Tensor) -> Callable[[Tensor], None]:
-    def hook(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        total.add_(parameter.grad)
-        parameter.grad = None
-
-    return hook
+        replace_parameter(model, member.name, bucket.view(bucket.values, member))

@@ -24,12 +24,14 @@ class Collectives:
         self.transport = transport
         self.spans = spans
 
-    def all_gather(self, x: Tensor, axis: Axis, name: str, stream: str = "gather") -> Tensor:
-        """[n, ...] of each rank -> [size * n, ...] in rank order."""
+    def all_gather(
+        self, x: Tensor, axis: Axis, name: str, stream: str = "gather", out: Tensor | None = None
+    ) -> Tensor:
+        """[n, ...] of each rank -> [size * n, ...] in rank order, in `out` if given."""
         if axis.size == 1:
             return x
         start_ns = time.perf_counter_ns()
-        gathered = self.transport.all_gather(x.contiguous(), axis)
+        gathered = self.transport.all_gather(x.contiguous(), axis, out)
         self._record(f"{name}.all_gather", stream, start_ns, x.nbytes * (axis.size - 1))
         return gathered
 

@@ -22,12 +22,14 @@ class GlooTransport:
         # Matched by order on both sides; the tag only guards against a mismatch of that order.
         self._tags = itertools.count()
 
-    def all_gather(self, x: Tensor, axis: Axis) -> Tensor:
-        gathered = x.new_empty((axis.size, *x.shape))
-        gathered[axis.rank] = x
-        parts = list(gathered.unbind(0))
-        self._exchange([parts[axis.rank]] * axis.size, parts, axis)
-        return gathered.flatten(0, 1)
+    def all_gather(self, x: Tensor, axis: Axis, out: Tensor | None) -> Tensor:
+        gathered = x.new_empty((axis.size * x.shape[0], *x.shape[1:])) if out is None else out
+        parts = list(gathered.unflatten(0, (axis.size, x.shape[0])).unbind(0))
+        own = parts[axis.rank]
+        if own.data_ptr() != x.data_ptr():
+            own.copy_(x)
+        self._exchange([own] * axis.size, parts, axis)
+        return gathered
 
     def reduce_scatter(self, x: Tensor, axis: Axis) -> Tensor:
         mine = list(x.unflatten(0, (axis.size, -1)).unbind(0))

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ndtrain.runtime.collectives import Collectives
@@ -49,7 +50,9 @@ class Pending:
     def settle(self, work: Work, collectives: Collectives) -> None:
         """Does the work and keeps its result, or its error for whoever waits."""
         try:
-            self._value = work(collectives)
+            # Whether gradients are recorded is a property of the thread, and on by default.
+            with torch.no_grad():
+                self._value = work(collectives)
         except BaseException as error:
             self._error = error
         self._done.set()

@@ -9,8 +9,11 @@ from ndtrain.runtime.mesh import Axis
 
 
 class Transport(Protocol):
-    def all_gather(self, x: Tensor, axis: Axis) -> Tensor:
-        """[n, ...] of each rank -> [size * n, ...] in rank order, the same bits everywhere."""
+    def all_gather(self, x: Tensor, axis: Axis, out: Tensor | None) -> Tensor:
+        """[n, ...] of each rank -> [size * n, ...] in rank order, the same bits everywhere.
+
+        out: contiguous memory for the result, in which x may already lie at its place.
+        """
         ...
 
     def reduce_scatter(self, x: Tensor, axis: Axis) -> Tensor:

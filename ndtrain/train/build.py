@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import open_source
 from ndtrain.config import schema
 from ndtrain.core.errors import UserError
@@ -29,6 +30,8 @@ from ndtrain.parallel.zero import ShardedAdamW
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import together
+from ndtrain.train.optimizer_state import MasterWeights, load_moments
+from ndtrain.train.resume import Start
 
 Log = Callable[[str], None]
 
@@ -52,16 +55,20 @@ def shape_of(model: schema.Model) -> Shape:
     return Shape(**model.model_dump(exclude={"weights"}))
 
 
-def build(config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Log) -> Training:
+def build(
+    config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Log, start: Start
+) -> Training:
     """Collective over the world. Raises UserError, on all ranks, for what does not fit.
 
     is_node_leader: whether this rank prepares the data for its node.
+    start: where the run goes on; its weights, moments and data position are restored.
     """
     dataset = _dataset(config, runtime, is_node_leader, log)
     loader = _loader(config, dataset)
     log(f"data: {loader.describe()}")
     shape = shape_of(config.model)
-    source = together(runtime, lambda: _source(config, shape), "weights")
+    source = together(runtime, lambda: _source(config, shape, start.checkpoint), "weights")
+    together(runtime, lambda: _restore_position(loader, start), "data_position")
     implementation = choose(config.ops.attention, runtime.device)
     log(f"model: {shape.num_parameters():,} parameters, attention by {implementation}")
 
@@ -69,7 +76,18 @@ def build(config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Lo
         model = Qwen3(shape, implementation)
     shards = parallelize(model, runtime)
     dtype = DTYPES[config.train.compute_dtype]
-    optimizer = ShardedAdamW(model, shards, source, runtime, config.optim, dtype)
+    optimizer = ShardedAdamW(
+        model,
+        shards,
+        source,
+        runtime,
+        config.optim,
+        dtype,
+        bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
+        in_background=config.overlap.data_parallel != "off",
+    )
+    if start.checkpoint and start.state:
+        load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
     recompute(model, config.train.recompute)
     if config.observe.trace_steps is not None:
         record_local_modules(model, runtime)
@@ -108,8 +126,24 @@ def _held_out(config: schema.Config, dataset: Dataset) -> HeldOutRows:
     )
 
 
-def _source(config: schema.Config, shape: Shape) -> Source:
-    """Where the initial weights come from."""
+def _restore_position(loader: Loader, start: Start) -> None:
+    if start.state is None:
+        return
+    if start.state.data_fingerprint != loader.fingerprint:
+        raise UserError(
+            "the data are not those of the checkpoint: another sequence would follow",
+            "data",
+            "restore the files, tokenizer, data.sequence_length, data.shuffle and run.seed; or"
+            " begin a new run with model.weights set to the checkpoint",
+        )
+    loader.load_state(start.state.data)
+
+
+def _source(config: schema.Config, shape: Shape, checkpoint: Checkpoint | None) -> Source:
+    """Where the weights come from."""
+    if checkpoint is not None:
+        _refuse_another_shape(shape, checkpoint.shape, checkpoint.folder)
+        return MasterWeights(checkpoint)
     if config.model.weights is None:
         return RandomWeights(shape, config.run.seed)
     folder = Path(config.model.weights).expanduser()
@@ -129,6 +163,6 @@ def _refuse_another_shape(ours: Shape, theirs: Shape, folder: Path) -> None:
         values = " ".join(f"model.{field}={value}" for field, value in different.items())
         raise UserError(
             f"the weights are of another shape: they have {', '.join(different)} of their own",
-            f"model.weights={folder}",
+            str(folder),
             f"set {values}",
         )

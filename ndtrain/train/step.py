@@ -6,7 +6,7 @@ The loss is the mean over the counted tokens of the whole global batch, whatever
 micro-batch is weighted by 1 / num_targets, so sums over micro-batches and ranks are that mean.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,14 +42,16 @@ def batch_loss(model: Qwen3, batch: Batch, num_targets: int, runtime: Runtime) -
 def train_step(
     model: Qwen3,
     optimizer: ShardedAdamW,
-    micro_batches: Iterable[Batch],
+    micro_batches: Sequence[Batch],
     num_targets: int,
     lr: float,
     runtime: Runtime,
 ) -> StepResult:
     """Collective over the mesh. Raises Unhealthy before the weights change.."""
     loss = 0.0
-    for batch in micro_batches:
+    for index, batch in enumerate(micro_batches):
+        if index == len(micro_batches) - 1:
+            optimizer.traffic.arm()
         with runtime.spans.span("forward", "host"):
             micro_loss = batch_loss(model, batch, num_targets, runtime)
         with runtime.spans.span("backward", "host"):

@@ -35,14 +35,22 @@ SEQUENCE, BATCH = 16, 4
 
 
 def start(
-    shape: Shape, tp: int, dp: int, dtype: torch.dtype = torch.float32, mode: str = "none"
+    shape: Shape,
+    tp: int,
+    dp: int,
+    dtype: torch.dtype = torch.float32,
+    mode: str = "none",
+    in_background: bool = False,
 ) -> tuple[Runtime, Qwen3, ShardedAdamW, dict[str, Shard]]:
     runtime = start_cpu(tp, dp, shape.num_kv_heads)
     with torch.device("meta"):
         model = Qwen3(shape)
     shards = parallelize(model, runtime)
     source = RandomWeights(shape, seed=3)
-    optimizer = ShardedAdamW(model, shards, source, runtime, Optim(lr=1e-2), dtype)
+    bucket_bytes = 20_000  # several buckets, one layer in two of them
+    optimizer = ShardedAdamW(
+        model, shards, source, runtime, Optim(lr=1e-2), dtype, bucket_bytes, in_background
+    )
     recompute(model, mode)  # type: ignore[arg-type]
     return runtime, model, optimizer, shards
 
@@ -58,14 +66,22 @@ def batch(step: int, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     return tokens[:, :-1], targets, starts
 
 
-def loss_of(model: Qwen3, runtime: Runtime, step: int, num_micro_batches: int = 1) -> float:
+def loss_of(
+    model: Qwen3,
+    runtime: Runtime,
+    step: int,
+    num_micro_batches: int = 1,
+    optimizer: ShardedAdamW | None = None,
+) -> float:
     """Forward and backward of this rank's rows; returns its part of the mean loss."""
     tokens, targets, starts = batch(step, model.shape)
     data = runtime.mesh.data
     count = int((targets != -100).sum())
     total = 0.0
     rows = torch.arange(BATCH).chunk(data.size)[data.rank]
-    for part in rows.chunk(num_micro_batches):
+    for index, part in enumerate(rows.chunk(num_micro_batches)):
+        if optimizer is not None and index == num_micro_batches - 1:
+            optimizer.traffic.arm()
         weights = torch.full(targets[part].shape, 1 / count)
         positions = torch.arange(SEQUENCE) - starts[part]
         loss = model.loss(tokens[part], targets[part], weights, positions, starts[part])
@@ -83,15 +99,17 @@ def train(
     mode: str = "none",
     dtype: torch.dtype = torch.float32,
     num_micro_batches: int = 1,
+    in_background: bool = False,
 ) -> dict:
     """Trains; returns the curve, gradient norms and the parameters held on this rank."""
-    runtime, model, optimizer, shards = start(shape, tp, dp, dtype, mode)
+    runtime, model, optimizer, shards = start(shape, tp, dp, dtype, mode, in_background)
     losses, norms = [], []
     for step in range(num_steps):
-        own = loss_of(model, runtime, step, num_micro_batches)
+        own = loss_of(model, runtime, step, num_micro_batches, optimizer)
         norms.append(optimizer.step(1e-2))
         total = torch.tensor([own], dtype=torch.float64)
         losses.append(runtime.collectives.all_reduce(total, runtime.mesh.data, "loss").item())
+    optimizer.traffic.finish()
     parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
     slices = {name: shard.slices for name, shard in shards.items()}
     return {"losses": losses, "norms": norms, "parameters": parameters, "slices": slices}

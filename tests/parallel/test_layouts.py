@@ -117,7 +117,7 @@ def test_a_block_edge_inside_a_slice_changes_nothing(monkeypatch):
 def train_without_sums(rank: int) -> dict:
     """A mutant: the gradients of replicated parameters stay partial."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ndtrain.parallel.zero.sum_replicated_gradients", lambda *_: None)
+        patch.setattr("ndtrain.parallel.data_parallel.sum_replicated_gradients", lambda *_: None)
         return train(rank, SHAPE, 4, 1, 10, "none", torch.float64)
 
 
