@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from ndtrain.nkisim.dtypes import host_dtype
+from ndtrain.nkisim.errors import LanguageError
 from ndtrain.nkisim.machine import Options
 from ndtrain.nkisim.tensor import NkiTensor
 
@@ -77,6 +78,11 @@ class Bound:
             tensor = self._program.wrap(to_numpy(value), name)
             self._pairs.append((value, tensor))
             return tensor
+        if isinstance(value, list) and self._program.api != "0.2":
+            raise LanguageError(
+                f"argument {name} of the kernel is a list",
+                help="pass a tuple; the compiler takes no lists as kernel arguments",
+            )
         if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
             return type(value)(self._convert(v, f"{name}_{i}") for i, v in enumerate(value))
         return value

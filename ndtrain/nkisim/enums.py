@@ -1,6 +1,11 @@
 """Enumerations of `nki.isa`."""
 
+from __future__ import annotations
+
 from enum import Enum, IntEnum
+from typing import Any
+
+from ndtrain.nkisim.errors import ApiError
 
 
 class engine(Enum):
@@ -68,3 +73,11 @@ vector_engine = engine.vector
 scalar_engine = engine.scalar
 gpsimd_engine = engine.gpsimd
 unknown_engine = engine.unknown
+
+
+def require(kind: type[Enum], **values: Any) -> None:
+    """Refuse an integer or a string in place of an enumeration member (an error since NKI 0.3)."""
+    for role, value in values.items():
+        if not isinstance(value, kind):
+            names = ", ".join(f"nisa.{kind.__name__}.{m.name}" for m in kind)
+            raise ApiError(f"`{role}` is {value!r}", help=f"use one of {names}")

@@ -9,6 +9,7 @@ import numpy as np
 from ndtrain.nkisim import checks, ops, values
 from ndtrain.nkisim.dtypes import float32, tfloat32
 from ndtrain.nkisim.enums import reduce_cmd as Cmd
+from ndtrain.nkisim.enums import require
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.isa_elementwise import operator
 from ndtrain.nkisim.machine import Core, current
@@ -45,6 +46,7 @@ def _activate(
     reduce_res: NkiTensor | None, cmd: Cmd, name: str | None,
 ) -> Instruction:  # fmt: skip
     core = current()
+    require(Cmd, reduce_cmd=cmd)
     token = operator(op, "op")
     reducer = None if reduce_op is None else operator(reduce_op, "reduce_op")
 

@@ -11,6 +11,7 @@ from ndtrain.nkisim.dtypes import DType, from_float32, host_dtype, to_float32, u
 from ndtrain.nkisim.enums import dge_mode as Dge
 from ndtrain.nkisim.enums import engine as Engine
 from ndtrain.nkisim.enums import oob_mode as Oob
+from ndtrain.nkisim.enums import require
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.isa_elementwise import copy, operator
 from ndtrain.nkisim.machine import Core, Taint, current
@@ -50,6 +51,8 @@ def dma_copy(
 
 
 def _params(mode: Dge, oob: Oob) -> dict[str, Any]:
+    require(Dge, dge_mode=mode)
+    require(Oob, oob_mode=oob)
     return {"dge_mode": mode.name, "oob_mode": oob.name}
 
 

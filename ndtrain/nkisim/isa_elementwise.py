@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ndtrain.nkisim import checks, ops, values
-from ndtrain.nkisim.dtypes import DType, as_dtype, float32, host_dtype, int32, uint32
+from ndtrain.nkisim import checks, enums, ops, values
+from ndtrain.nkisim.dtypes import DType, float32, host_dtype, int32, uint32
 from ndtrain.nkisim.enums import engine as Engine
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.machine import Core, current
@@ -21,6 +21,7 @@ _WIDE_INT = (int32, uint32)
 
 def pick(engine: Engine, default: str, *allowed: str) -> str:
     """The engine that runs it: the one asked for, or `default`."""
+    enums.require(Engine, engine=engine)
     if engine is Engine.unknown:
         return default
     if engine.name not in allowed:
@@ -41,8 +42,9 @@ def memset(
             raise HardwareLimit("`value` is a compile-time number")
         if dst.dtype.kind == "x" and value != 0:
             raise HardwareLimit(f"{dst.dtype} can only be set to 0")
-        if dst.dtype.is_integer and float(value) != int(value):
-            raise HardwareLimit(f"`value` {value} does not fit {dst.dtype}")
+        whole = isinstance(value, (int, np.integer))
+        if dst.dtype.is_integer and not whole and core.program.api != "0.2":
+            raise HardwareLimit(f"`value` {value!r} is no integer, `dst` is {dst.dtype}")
 
     def execute() -> None:
         wide = np.float64 if dst.dtype.is_integer else np.float32
@@ -58,14 +60,12 @@ def tensor_copy(
     dst: NkiTensor, src: NkiTensor, engine: Engine = Engine.unknown, name: str | None = None,
     dtype: Any = None,
 ) -> Instruction:  # fmt: skip
-    """`dtype` is an argument of the beta that nki-samples still pass: the dtype of `dst`."""
+    """`dtype` is an argument of the beta that kernels of nki-samples still pass, to no effect."""
     core = current()
     chosen = pick(engine, "vector", "vector", "scalar", "gpsimd")
 
     def check() -> None:
         checks.same_elements(src=src, dst=dst)
-        if dtype is not None and as_dtype(dtype) != dst.dtype:
-            raise HardwareLimit(f"`dtype` is {dtype}, `dst` is {dst.dtype}; the copy casts to `dst`")
         if chosen == "scalar":
             checks.generation(core.target, 3, "tensor_copy on the Scalar Engine")
 

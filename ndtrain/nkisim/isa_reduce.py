@@ -8,6 +8,7 @@ import numpy as np
 
 from ndtrain.nkisim import checks, ops, values
 from ndtrain.nkisim.enums import reduce_cmd as Cmd
+from ndtrain.nkisim.enums import require
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.isa_elementwise import binary, check_scalar, compute, operator
 from ndtrain.nkisim.machine import Core, Taint, current
@@ -140,6 +141,7 @@ def tensor_scalar_reduce(
     reduce_res_negate: bool = False, name: str | None = None,
 ) -> Instruction:  # fmt: skip
     core = current()
+    require(Cmd, reduce_cmd=reduce_cmd)
     first = operator(op0, "op0")
     folder = _reducer(reduce_op, "reduce_op", ops.add, ops.multiply, ops.maximum, ops.minimum)
 
@@ -183,6 +185,7 @@ def tensor_scalar_cumulative(
     reduce_cmd: Cmd = Cmd.reset_reduce, name: str | None = None,
 ) -> Instruction:  # fmt: skip
     core = current()
+    require(Cmd, reduce_cmd=reduce_cmd)
     first = operator(op0, "op0")
     folder = _reducer(
         op1, "op1", ops.add, ops.subtract, ops.multiply, ops.maximum, ops.minimum

@@ -9,6 +9,7 @@ import numpy as np
 from ndtrain.nkisim import checks, ops, values
 from ndtrain.nkisim.dtypes import float32, int32, tfloat32, uint32
 from ndtrain.nkisim.enums import reduce_cmd as Cmd
+from ndtrain.nkisim.enums import require
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.isa_elementwise import operator
 from ndtrain.nkisim.isa_reduce import accumulate, check_result, read_registers
@@ -111,6 +112,7 @@ def range_select(
     core = current()
     first, second = operator(comp_op0, "comp_op0"), operator(comp_op1, "comp_op1")
     folder = operator(reduce_op, "reduce_op")
+    require(Cmd, reduce_cmd=reduce_cmd)
 
     def check() -> None:
         checks.generation(core.target, 3, "range_select")
@@ -170,6 +172,7 @@ def select_reduce(
     reduce_op: Any = ops.maximum, reverse_pred: bool = False, name: str | None = None,
 ) -> Instruction:  # fmt: skip
     core = current()
+    require(Cmd, reduce_cmd=reduce_cmd)
     folder = operator(reduce_op, "reduce_op")
 
     def check() -> None:

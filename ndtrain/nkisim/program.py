@@ -282,15 +282,16 @@ def _finish(
         for space in ("sbuf", "psum"):
             occupancy.check(core.stream, space, program.target)
     if program.options.arithmetic:
-        arrays.visit(results[0], _check_defined)
+        arrays.visit(results[0], functools.partial(_check_output, program))
         bound.write_back()
     outputs = arrays.to_host(results[0], program.options, bound.wants_torch)
     return Run(outputs, tuple(c.stream for c in program.cores), program.target)
 
 
-def _check_defined(tensor: NkiTensor) -> None:
+def _check_output(program: Program, tensor: NkiTensor) -> None:
     assert tensor.storage is not None
-    if tensor.on_chip:
+    allowed = ("shared_hbm", "private_hbm") if program.api == "0.2" else ("shared_hbm",)
+    if tensor.space not in allowed:
         raise HardwareLimit(f"the kernel returns `{tensor.name}`, which is in {tensor.space}",
                             tensor.storage.info.line, "results are in nl.shared_hbm")  # fmt: skip
     taint = tensor.storage.read_taint(tensor.window, tensor.dtype)
