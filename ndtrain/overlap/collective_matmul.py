@@ -67,9 +67,10 @@ def column_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
     """
     graph = ScheduleBuilder(name, ("dy", "x", "weight"))
     if mode == "ring":
-        x_full = _Hops(graph, "x", size, rank).gathered()
+        hops = _Hops(graph, "x", size, rank)
+        hops.start()
         sums = _RunningSums(graph, InputGradient(), "dy", size, rank)
-        dweight = graph.compute("dweight", WeightGradient(), ("dy", x_full))
+        dweight = graph.compute("dweight", WeightGradient(), ("dy", hops.gathered()))
         return graph.finish((sums.finish(), dweight))
     x_full = graph.all_gather("gather", "x")
     if mode == "chunk":
@@ -134,9 +135,13 @@ class _Hops:
             self._issue(1)
         return graph.compute("joined_product", Join(tuple(self._sources)), products)
 
+    def start(self) -> None:
+        """All shards on their way; joining them is left for later, where compute would wait."""
+        self._issue(self._size)
+
     def gathered(self) -> str:
         """All shards in rank order."""
-        self._issue(self._size)
+        self.start()
         return self._graph.compute("gathered", Join(tuple(self._sources)), self._values)
 
     def _issue(self, count: int) -> None:
