@@ -3,15 +3,18 @@
     manifest = Manifest.load(folder)      # checked wholly, UserError names what is wrong
     manifest.files[0].pieces[0]           # Piece("layers.0.mlp.down.weight", 1, ((0, 64),))
 
-A file holds pieces of parameters under our names. A piece is the parameter's slices [start, stop)
+A file holds pieces under our parameters' names. A piece is the parameter's slices [start, stop)
 along `dim`, one after the other, as a tensor rank holds them; the pieces of one parameter cut the
-same dim, do not overlap and leave no gap, so any layout can read what any other wrote. Another kind
-of piece (a range of a flattened one, as ZeRO shards optimizer state) is another key of its JSON
-object and a higher VERSION.
+same dim, do not overlap and leave no gap, so any layout can read what any other wrote.
 
-The hashes find damage. They prove nothing about who wrote the files.
+`kind` says what of the parameter it is: the weight itself or, in a checkpoint that training can go
+on from, an fp32 master weight or a moment of AdamW. Those are sharded by ranges of flat memory:
+such a piece has one slice and holds elements [start, stop) of it, row by row, in `flat`.
+
+The hashes find damage, that of the manifest in itself too. They prove nothing about who wrote it.
 """
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -22,9 +25,14 @@ from ndtrain.core.errors import UserError
 from ndtrain.models.qwen3.shape import Shape
 
 FORMAT = "ndtrain-weights"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"  # subfolder
+TRAINING = "training.json"  # what resuming needs and is no tensor
+
+WEIGHT = "weight"
+MASTER, FIRST_MOMENT, SECOND_MOMENT = "master", "exp_avg", "exp_avg_sq"
+KINDS = (WEIGHT, MASTER, FIRST_MOMENT, SECOND_MOMENT)
 
 _FILE_NAME = re.compile(r"(tokenizer/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -36,18 +44,33 @@ class Piece:
     name: str
     dim: int
     slices: Bounds
+    kind: str = WEIGHT
+    flat: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """Its tensor's name in the file, unique there."""
+        return self.name if self.flat is None else f"{self.kind}.{self.name}.{self.slices[0][0]}"
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Piece":
         slices = tuple((int(start), int(stop)) for start, stop in value["slices"])
-        if set(value) != {"name", "dim", "slices"} or any(a < 0 or b <= a for a, b in slices):
+        flat = value["flat"] if value["flat"] is None else tuple(map(int, value["flat"]))
+        ranges = [*slices, *([flat] if flat else [])]
+        if (
+            set(value) != {"name", "dim", "slices", "kind", "flat"}
+            or any(len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] for bounds in ranges)
+            or value["kind"] not in KINDS
+            or (flat is None) != (value["kind"] == WEIGHT)
+            or (flat is not None and len(slices) != 1)
+        ):
             raise ValueError(f"bad piece {value}")
-        return cls(str(value["name"]), int(value["dim"]), slices)
+        return cls(str(value["name"]), int(value["dim"]), slices, value["kind"], flat)
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of the folder. Files without pieces are the tokenizer's."""
+    """One file of the folder. Those without pieces: the tokenizer's and `training.json`."""
 
     name: str  # relative to the folder
     num_bytes: int
@@ -72,7 +95,7 @@ class Manifest:
     notes: dict[str, Any] = field(default_factory=dict)  # for people: versions, where it came from
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return seal({"format": FORMAT, "version": VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
@@ -93,6 +116,8 @@ class Manifest:
             if value["version"] != VERSION:
                 help_text = f"this ndtrain reads version {VERSION}"
                 raise ValueError(f"its version is {value['version']}")
+            if seal(value)["seal"] != value["seal"]:
+                raise ValueError("it was changed: its seal, a hash of the rest, does not fit")
             return cls(
                 Shape(**value["shape"]),
                 str(value["dtype"]),
@@ -107,6 +132,13 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"the manifest is not usable: {reason}", str(path), help_text) from None
+
+
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object with `seal`, a hash of the rest of it."""
+    rest = {key: item for key, item in value.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return {**rest, "seal": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _check_size(path: Path, entry: FileEntry) -> None:

@@ -3,16 +3,29 @@
 checkpoint = Checkpoint(folder)
 checkpoint.shape, checkpoint.manifest.step
 checkpoint.read("layers.0.mlp.down.weight", dim=1, slices=[(0, 128)])
+checkpoint.training()                         # what `training.json` says
+checkpoint.state.read_flat(FIRST_MOMENT, ...)  # see state.py
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ndtrain.checkpoint.assemble import SafetensorsFiles, Stored, assemble
-from ndtrain.checkpoint.format import MANIFEST, TOKENIZER, FileEntry, Manifest
+from ndtrain.checkpoint.format import (
+    MANIFEST,
+    TOKENIZER,
+    TRAINING,
+    WEIGHT,
+    FileEntry,
+    Manifest,
+)
+from ndtrain.checkpoint.state import OptimizerState
 from ndtrain.core.atomic import sha256_of_file
 from ndtrain.core.errors import UserError, UserErrors
 from ndtrain.models.qwen3.hugging_face import parameter_shapes
@@ -22,14 +35,21 @@ from ndtrain.models.qwen3.shape import Shape
 class Checkpoint:
     """A complete weights folder. Raises UserError for anything in it that is not as it should be.
 
-    A file's hash is compared when the file is first read, so a rank pays for the files it reads.
+    A file's hash is compared when the file is first read, so a rank pays for the files it reads;
+    is_verified: this has been done already.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, is_verified: bool = False) -> None:
         self.folder = folder
         self.manifest = Manifest.load(folder)
         self._entries = {folder / entry.name: entry for entry in self.manifest.files}
-        self._files = SafetensorsFiles(lambda path: _verify(path, self._entries[path]))
+
+        def check(path: Path) -> None:
+            if not is_verified:
+                verify_file(path, self._entries[path])
+
+        self._check = check
+        self._files = SafetensorsFiles(check)
         self._shapes = parameter_shapes(self.shape)
         self._stored = self._index()
 
@@ -54,12 +74,38 @@ class Checkpoint:
         for name in self._shapes:
             yield name, self.read(name)
 
-    def verify(self) -> None:
-        """Compares every file with its hash, the tokenizer's too; names all that differ."""
+    @cached_property
+    def state(self) -> OptimizerState:
+        """Master weights and moments. Raises UserError if their pieces do not fit together."""
+        pieces = [
+            (path, piece)
+            for path, entry in self._entries.items()
+            for piece in entry.pieces
+            if piece.kind != WEIGHT
+        ]
+        return OptimizerState(self._files, pieces, self._shapes, self._damaged)
+
+    def training(self) -> dict[str, Any]:
+        """Raises UserError for a folder of weights alone: training cannot go on from it."""
+        path = self.folder / TRAINING
+        if path not in self._entries:
+            raise UserError(
+                "these are weights alone: there is no optimizer state to go on with",
+                str(self.folder),
+                f"start a new run from them: model.weights={self.folder}",
+            )
+        self._check(path)
+        return json.loads(path.read_bytes())
+
+    def verify(self, part: int = 0, num_parts: int = 1) -> None:
+        """Compares files with their hashes, the tokenizer's too; names all that differ.
+
+        Of num_parts callers that share the work, each takes another part.
+        """
         errors = []
-        for path, entry in self._entries.items():
+        for path, entry in list(self._entries.items())[part::num_parts]:
             try:
-                _verify(path, entry)
+                verify_file(path, entry)
             except UserError as error:
                 errors.append(error)
         if errors:
@@ -70,7 +116,8 @@ class Checkpoint:
         stored: dict[str, list[Stored]] = defaultdict(list)
         for path, entry in self._entries.items():
             for piece in entry.pieces:
-                stored[piece.name].append(Stored(path, piece.name, piece.dim, piece.slices))
+                if piece.kind == WEIGHT:
+                    stored[piece.name].append(Stored(path, piece.key, piece.dim, piece.slices))
         missing = self._shapes.keys() - stored.keys()
         unexpected = stored.keys() - self._shapes.keys()
         for what, names in (("missing", missing), ("not of this shape", unexpected)):
@@ -92,7 +139,8 @@ class Checkpoint:
         return UserError(what, where, "take another checkpoint: this one is damaged")
 
 
-def _verify(path: Path, entry: FileEntry) -> None:
+def verify_file(path: Path, entry: FileEntry) -> None:
+    """Raises UserError if the file's hash is another than the manifest's."""
     if sha256_of_file(path) != entry.sha256:
         raise UserError(
             f"`{entry.name}` is damaged: its SHA-256 is not that of the manifest",

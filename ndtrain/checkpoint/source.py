@@ -20,16 +20,27 @@ def step_folder(run_directory: Path, step: int) -> Path:
     return run_directory / CHECKPOINTS / f"step_{step:08d}"
 
 
+def step_of(folder: Path, otherwise: int = -1) -> int:
+    """The step that the folder's name says; `otherwise` for a name of another form."""
+    match = _STEP.fullmatch(folder.name)
+    return int(match[1]) if match else otherwise
+
+
+def step_folders(run_directory: Path) -> list[Path]:
+    """What has the name of a checkpoint, complete or not, oldest first."""
+    folders = sorted((run_directory / CHECKPOINTS).glob("step_*"))
+    return [path for path in folders if _STEP.fullmatch(path.name)]
+
+
 def complete_checkpoints(run_directory: Path) -> list[Path]:
     """Step folders whose manifest is there and whose files have their sizes, oldest first."""
     folders = []
-    for path in sorted((run_directory / CHECKPOINTS).glob("step_*")):
-        if _STEP.fullmatch(path.name):
-            try:
-                Manifest.load(path)
-            except UserError:
-                continue  # a torn one does not count; whoever asks for it by name hears why
-            folders.append(path)
+    for path in step_folders(run_directory):
+        try:
+            Manifest.load(path)
+        except UserError:
+            continue  # a torn one does not count; whoever asks for it by name hears why
+        folders.append(path)
     return folders
 
 

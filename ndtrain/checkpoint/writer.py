@@ -2,6 +2,7 @@
 
     partial = begin(final)                                   # one rank
     files = write_rank(partial, rank, pieces)                # every rank that holds weights
+    files += write_files(partial, "state_0000", state)       # (Piece, tensor), to train on
     files += copy_tokenizer(tokenizer_folder, partial)       # one rank
     publish(partial, final, Manifest(shape, dtype, tuple(all_files), step))   # one rank, at the end
 
@@ -13,13 +14,22 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ndtrain.checkpoint.format import MANIFEST, TOKENIZER, FileEntry, Manifest, Piece
+from ndtrain.checkpoint.format import (
+    MANIFEST,
+    TOKENIZER,
+    TRAINING,
+    FileEntry,
+    Manifest,
+    Piece,
+)
 from ndtrain.core.atomic import fsync_folder, sha256_of_file, write_json
 from ndtrain.core.errors import UserError
+from ndtrain.core.faults import reach
 
 MAX_FILE_BYTES = 2 * 2**30
 
@@ -60,6 +70,7 @@ def begin(final: Path) -> Path:
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
+    reach("save.begun")
     return partial
 
 
@@ -69,30 +80,49 @@ def write_rank(
     pieces: Iterable[tuple[str, int, Sequence[tuple[int, int]], Tensor]],
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> list[FileEntry]:
-    """Writes this rank's pieces (name, dim, slices, tensor), durably; returns its files.
+    """Writes this rank's weights (name, dim, slices, tensor), durably; returns its files.
 
-    Of what several ranks hold, one of them has to pass it. Pieces are taken one after the other,
-    so an iterator needs memory for one file at a time.
+    Of what several ranks hold, one of them has to pass it.
+    """
+    described = (
+        (Piece(name, dim, tuple((start, stop) for start, stop in slices)), tensor)
+        for name, dim, slices, tensor in pieces
+    )
+    return write_files(folder, f"rank_{rank:04d}", described, max_file_bytes)
+
+
+def write_files(
+    folder: Path,
+    prefix: str,
+    pieces: Iterable[tuple[Piece, Tensor]],
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> list[FileEntry]:
+    """Writes pieces to `prefix_000.safetensors` and so on, durably; returns these files.
+
+    Pieces are taken one after the other, so an iterator needs memory for one file at a time.
     """
     entries: list[FileEntry] = []
     tensors: dict[str, Tensor] = {}
     described: list[Piece] = []
 
     def flush() -> None:
-        path = folder / f"rank_{rank:04d}_{len(entries):03d}.safetensors"
+        path = folder / f"{prefix}_{len(entries):03d}.safetensors"
+        reach("save.before_file")
         save_durably(tensors, path)
+        reach("save.file_written")
         entries.append(describe(folder, path.name, described))
         tensors.clear()
         described.clear()
 
     num_bytes = 0
-    for name, dim, slices, tensor in pieces:
-        assert tensor.shape[dim] == sum(stop - start for start, stop in slices), name
+    for piece, tensor in pieces:
+        held = sum(stop - start for start, stop in (piece.flat and [piece.flat]) or piece.slices)
+        assert tensor.shape[0 if piece.flat else piece.dim] == held, piece
         if tensors and num_bytes + tensor.nbytes > max_file_bytes:
             flush()
             num_bytes = 0
-        tensors[name] = tensor.detach().contiguous()
-        described.append(Piece(name, dim, tuple((start, stop) for start, stop in slices)))
+        tensors[piece.key] = tensor.detach().contiguous()
+        described.append(piece)
         num_bytes += tensor.nbytes
     if tensors:
         flush()
@@ -131,13 +161,23 @@ def copy_tokenizer_files(source: Path, destination: Path) -> list[str]:
     return names
 
 
+def write_training(folder: Path, training: dict[str, Any]) -> FileEntry:
+    """What resuming needs and is no tensor, as JSON."""
+    write_json(folder / TRAINING, training)
+    reach("save.training_written")
+    return describe(folder, TRAINING)
+
+
 def publish(partial: Path, final: Path, manifest: Manifest) -> None:
     """Writes the manifest and renames the folder. Raises UserError if `final` is taken."""
     for entry in manifest.files:
         assert (partial / entry.name).stat().st_size == entry.num_bytes, entry.name
     require_free(final)
+    reach("save.before_manifest")
     write_json(partial / MANIFEST, manifest.to_json())
+    reach("save.before_rename")
     rename_folder(partial, final)
+    reach("save.published")
 
 
 def rename_folder(partial: Path, final: Path) -> None:
@@ -146,4 +186,5 @@ def rename_folder(partial: Path, final: Path) -> None:
         fsync_folder(folder)
     fsync_folder(partial)
     os.rename(partial, final)  # onto an empty folder too; onto a full one it fails
+    reach("save.renamed")
     fsync_folder(final.parent)

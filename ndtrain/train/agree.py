@@ -1,6 +1,6 @@
 """Decisions and failures that all ranks share.
 
-    dataset = together(runtime, lambda: prepare(...))
+    dataset = together(runtime, lambda: prepare(...), "prepare_data")
 
 If the action fails on any rank, every rank leaves: the one that failed with its error, the others
 with `Bystander`, which says nothing and has the same exit code. Without this the others would wait
@@ -32,15 +32,22 @@ def together(runtime: Runtime, action: Callable[[], Result], name: str) -> Resul
     result, error = None, None
     try:
         result = action()
-    except UserError as failure:
+    except Exception as failure:
         error = failure
-    code = torch.tensor([error.exit_code if error else 0])
-    worst = int(runtime.collectives.all_reduce_max(code, runtime.mesh.world, name).item())
+    own = torch.tensor([getattr(error, "exit_code", 1) if error else 0])
+    worst = int(runtime.collectives.all_reduce_max(own, runtime.mesh.world, name).item())
     if error is not None:
         raise error
     if worst:
         raise Bystander(worst)
     return result  # type: ignore[return-value]
+
+
+def first_rank_decides(runtime: Runtime, action: Callable[[], Any], name: str) -> Any:
+    """The first rank's result, which must be JSON, on every rank. Collective over the world."""
+    is_first = runtime.mesh.world.rank == 0
+    own = together(runtime, lambda: action() if is_first else None, name)
+    return gather_json(runtime, own, f"{name}.result")[0]
 
 
 def gather_json(runtime: Runtime, value: Any, name: str) -> list[Any]:

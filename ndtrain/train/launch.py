@@ -1,4 +1,4 @@
-"""Starts the ranks of a run on this machine through torch's elastic launcher.
+"""Starts the ranks of a run on this machine, passes signals on to them, and ends with their code.
 
     exit_code = launch(loaded, num_local_ranks=None, run_under_torchrun=False)
 
@@ -6,14 +6,16 @@ One rank runs in this process. Several are started as `python -m ndtrain.train.w
 which loads the same configuration. Under torchrun this process is one of the ranks already.
 """
 
-import logging
 import os
 import sys
 import tempfile
-import uuid
+from pathlib import Path
 
 from ndtrain.config.checks import resolve, world_size
 from ndtrain.config.load import Loaded
+from ndtrain.observe.run_directory import RunDirectory
+
+RENDEZVOUS = "NDTRAIN_RENDEZVOUS"  # where local ranks meet: an init_method of torch.distributed
 
 
 def launch(loaded: Loaded, num_local_ranks: int | None, run_under_torchrun: bool) -> int:
@@ -32,31 +34,28 @@ def launch(loaded: Loaded, num_local_ranks: int | None, run_under_torchrun: bool
 
 
 def _launch_ranks(loaded: Loaded, num_ranks: int) -> int:
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from ndtrain.train.processes import Ranks
 
-    # A rank that fails says why itself; elastic's account of it would only bury that.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    command = [sys.executable, "-m", "ndtrain.train.worker", loaded.source, *loaded.overrides]
+    # Ranks share the cores; more threads than cores would fight for them.
+    environment = {"OMP_NUM_THREADS": str(threads_per_rank(num_ranks)), **os.environ}
+    directory = RunDirectory(Path(loaded.config.run.directory) / loaded.config.run.name)
     with tempfile.TemporaryDirectory(prefix="ndtrain-") as scratch:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=num_ranks,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=scratch),
-        )
-        command = ["-m", "ndtrain.train.worker", loaded.source, *loaded.overrides]
-        # Ranks share the cores; more threads than cores would fight for them.
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(num_ranks)))
-        try:
-            elastic_launch(config, sys.executable)(*command)
-        except ChildFailedError as error:
-            return error.get_first_failure()[1].exitcode
-    return 0
+        environment[RENDEZVOUS] = f"file://{scratch}/rendezvous"
+        ranks = Ranks(command, num_ranks, environment)
+        code = ranks.wait()
+    if ranks.died:
+        _record_death(directory, ranks.died)
+    return code
+
+
+def _record_death(directory: RunDirectory, reason: str) -> None:
+    """Ranks that die without a word leave a status that says they run."""
+    from dataclasses import replace
+
+    status = directory.status()
+    if status is not None and status.state == "running":
+        directory.write_status(replace(status, state="failed", reason=reason, retryable=True))
 
 
 def threads_per_rank(num_local_ranks: int) -> int:

@@ -1,9 +1,11 @@
 """What a run says about itself while it runs: one record a step, traces, status.
 
 Each rank measures its own step; one small all-gather a step brings the figures together. Times are
-means over ranks, memory is the largest rank's.
+means over ranks, memory is the largest rank's. The same all-gather carries what the ranks have to
+agree on: requests to stop, whether a save is written, the order of their collectives.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,32 @@ from ndtrain.observe.trace import write_trace
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.memory import machine_gib, resident_gib
 from ndtrain.train.step import StepResult
+from ndtrain.train.stop import Request
+
+STATUS_EVERY_S = 5.0  # `status.json` is at most so old, and a step longer
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
     step_ms: float
     data_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What one rank brings to the agreement of a step."""
+
+    request: Request
+    is_written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """The same on every rank."""
+
+    loss: float
+    request: Request
+    is_written: bool  # the save in flight, on all ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +82,12 @@ class Report:
         trace_steps: tuple[int, int] | None,
         peak_flops: float | None,
         origin_ns: int,
+        start_step: int = 0,
+        checkpoint: Path | None = None,
     ) -> None:
         """sinks: of this rank. peak_flops: of all ranks together, None where unknown.
 
+        start_step, checkpoint: of the state that the run goes on from.
         origin_ns: `perf_counter_ns` of this rank after a barrier, the zero of its trace.
         """
         self.runtime = runtime
@@ -73,8 +98,9 @@ class Report:
         self._peak_flops = peak_flops
         self._origin_ns = origin_ns
         self._traced: list[Span] = []
-        self._step = 0
-        self._checkpoint: str | None = None
+        self._step = start_step
+        self._checkpoint: str | None = None if checkpoint is None else self._relative(checkpoint)
+        self._status_written = 0.0
 
     def note(self, text: str) -> None:
         for sink in self._sinks:
@@ -85,23 +111,38 @@ class Report:
         self._write({"step": step, "held_out_loss": held_out_loss})
 
     def step(
-        self, step: int, result: StepResult, lr: float, batches: Sequence[Batch], times: StepTimes
-    ) -> None:
+        self,
+        step: int,
+        result: StepResult,
+        lr: float,
+        batches: Sequence[Batch],
+        times: StepTimes,
+        own: Own,
+    ) -> Agreed:
         """Collective over the world."""
         self._step = step
         spans = self.runtime.spans.drain()
         if self._trace_steps and self._trace_steps[0] <= step <= self._trace_steps[1]:
             self._traced += spans
-        measured = self._gather(result.loss, spans, batches, times)
+        measured, agreed = self._gather(result.loss, spans, batches, times, own)
         self.runtime.spans.drain()  # of the gather itself
         self._write({"step": step, **self._record(measured), **_optimizer(result, lr)})
+        if time.monotonic() - self._status_written > STATUS_EVERY_S:
+            self.status("running")
+        return agreed
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The last one that is complete, relative to the run directory."""
+        return self._checkpoint
 
     def saved(self, folder: Path) -> None:
-        self._checkpoint = str(folder.relative_to(self.run_directory.path))
+        self._checkpoint = self._relative(folder)
         self.note(f"saved {folder}")
         self.status("running")
 
     def status(self, state: State, reason: str = "", retryable: bool = False) -> None:
+        self._status_written = time.monotonic()
         if self.runtime.mesh.world.rank == 0:
             self.run_directory.write_status(
                 Status(
@@ -113,6 +154,11 @@ class Report:
                 )
             )
 
+    def _relative(self, folder: Path) -> str:
+        """To the run directory; a checkpoint of another run keeps its path."""
+        inside = folder.is_relative_to(self.run_directory.path)
+        return str(folder.relative_to(self.run_directory.path) if inside else folder)
+
     def close(self) -> None:
         if self._traced:
             rank = self.runtime.mesh.world.rank
@@ -122,10 +168,15 @@ class Report:
             sink.close()
 
     def _gather(
-        self, loss: float, spans: list[Span], batches: Sequence[Batch], times: StepTimes
-    ) -> Measured:
+        self,
+        loss: float,
+        spans: list[Span],
+        batches: Sequence[Batch],
+        times: StepTimes,
+        own: Own,
+    ) -> tuple[Measured, Agreed]:
         communication = communication_times(spans)
-        own = (
+        row = (
             loss,
             sum(batch.tokens_BS.size for batch in batches),
             sum(attended_pairs(batch) for batch in batches),
@@ -134,19 +185,23 @@ class Report:
             communication.comm_ms,
             communication.exposed_comm_ms,
             resident_gib(),
+            own.request,
+            own.is_written,
         )
         mesh = self.runtime.mesh
         all_ranks = self.runtime.collectives.all_gather(
-            torch.tensor([own], dtype=torch.float64), mesh.world, "metrics"
+            torch.tensor([row], dtype=torch.float64), mesh.world, "metrics"
         )
         mean = all_ranks.mean(0).tolist()
         # Tensor ranks share a data-parallel rank's batch: the total is over the data axis only.
         total_loss, tokens, pairs = (value * mesh.data.size for value in mean[:3])
-        largest = all_ranks[:, -1].max().item()
-        step_ms, data_ms, comm_ms, exposed_ms = mean[3:-1]
-        return Measured(
+        step_ms, data_ms, comm_ms, exposed_ms = mean[3:7]
+        largest, request = all_ranks[:, 7:9].amax(0).tolist()
+        is_written = bool(all_ranks[:, 9].amin().item())
+        measured = Measured(
             total_loss, round(tokens), round(pairs), step_ms, data_ms, comm_ms, exposed_ms, largest
         )
+        return measured, Agreed(total_loss, Request(int(request)), is_written)
 
     def _record(self, measured: Measured) -> Record:
         flops = step_flops(self._shape, measured.tokens, measured.pairs)

@@ -1,77 +1,206 @@
-"""Writes the weights of a run as a checkpoint that any layout can read.
+"""Saves the whole state of a run as a checkpoint that any layout can read.
 
-    folder = save(training, run_directory, step)
+    saver = Saver(training, run_directory, report.note)
+    saver.start(state)                   # a copy in memory; files are written in the background
+    if report.agreed.is_written:         # at the end of a later step, on all ranks
+        folder = saver.finish()          # publishes
 
-Each tensor rank of the first data-parallel row writes its own part; of what several ranks hold copies,
-the first one writes it. All ranks learn whether every file was written before one rank publishes.
+Collectives are called from the main thread alone. The weights are written by the first row of
+data-parallel ranks, each tensor rank its part; of what several ranks hold copies, the first one
+writes it; of the optimizer's state every rank writes the ranges it owns. At most one save is in
+flight.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ndtrain.checkpoint.format import TOKENIZER, FileEntry, Manifest
+from ndtrain.checkpoint.format import TOKENIZER, FileEntry, Manifest, Piece
+from ndtrain.checkpoint.retention import Pruned, prune
 from ndtrain.checkpoint.source import step_folder
-from ndtrain.checkpoint.writer import begin, describe, partial_of, publish, write_rank
+from ndtrain.checkpoint.writer import (
+    begin,
+    describe,
+    partial_of,
+    publish,
+    write_files,
+    write_training,
+)
+from ndtrain.core.errors import UserError
+from ndtrain.core.faults import reach
 from ndtrain.observe.run_directory import RunDirectory
 from ndtrain.parallel.shard import Shard
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.mesh import Mesh
-from ndtrain.train.agree import gather_json, together
+from ndtrain.train.agree import Bystander, gather_json
 from ndtrain.train.build import Training
+from ndtrain.train.optimizer_state import state_pieces
+from ndtrain.train.training_state import TrainingState
 
-PieceOfRank = tuple[str, int, list[tuple[int, int]], Tensor]
+Pieces = Iterable[tuple[Piece, Tensor]]
 
 
-def save(training: Training, run_directory: RunDirectory, step: int) -> Path:
-    """Returns the checkpoint's folder. Collective over the world; raises on all ranks or none."""
-    runtime = training.runtime
-    rank = runtime.mesh.world.rank
-    final = step_folder(run_directory.path, step)
-    partial = partial_of(final)
+class SaveFailed(UserError):
+    """Too many saves in a row failed. The last checkpoint that was published is whole."""
 
-    def start() -> None:
-        if rank == 0:
-            begin(final)
+    exit_code = 1
 
-    def write() -> list[FileEntry]:
-        entries = []
-        if runtime.mesh.data.rank == 0:
-            entries += write_rank(partial, rank, own_pieces(training))
-        if rank == 0:
-            training.dataset.tokenizer.export(partial / TOKENIZER)
+
+class Saver:
+    def __init__(
+        self, training: Training, run_directory: RunDirectory, note: Callable[[str], None]
+    ) -> None:
+        self._training = training
+        self._run = run_directory
+        self._note = note
+        self._settings = training.config.checkpoint
+        self._mesh = training.runtime.mesh
+        self._is_first = self._mesh.world.rank == 0
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[list[FileEntry]] | None = None
+        self._pruning: Future[Pruned] | None = None
+        self._final = Path()
+        self.num_failures = 0  # in a row
+
+    @property
+    def in_flight(self) -> bool:
+        return self._writing is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank's files of the save in flight are on the disk, or failed."""
+        return self._writing is not None and self._writing.done()
+
+    def start(self, state: TrainingState) -> None:
+        """Collective over the world. Raises SaveFailed, on all ranks, after too many failures."""
+        assert not self.in_flight, "finish it first"
+        self._final = step_folder(self._run.path, state.step)
+        if self._agree(self._begin, "save.begin") is None:
+            return
+        self._training.optimizer.traffic.finish()  # gathers of parameters that are on their way
+        weights, moments = self._pieces()
+        if self._settings.background:
+            weights, moments = _copies(weights), _copies(moments)
+            reach("save.copied")
+        self._writing = self._thread.submit(self._write, weights, moments, state)
+
+    def finish(self) -> Path | None:
+        """Publishes the save in flight; None if it failed. Collective over the world, waits.
+
+        Raises SaveFailed, on all ranks, after too many failures in a row.
+        """
+        if self._writing is None:
+            return None
+        writing, self._writing = self._writing, None
+        gathered = self._agree(lambda: [asdict(entry) for entry in writing.result()], "save.files")
+        if gathered is None:
+            return None
+        files = tuple(FileEntry.from_json(value) for values in gathered for value in values)
+        if self._agree(lambda: self._publish(files), "save.publish") is None:
+            return None
+        self.num_failures = 0
+        if self._is_first:
+            self._pruning = self._thread.submit(
+                prune, self._run.path, self._settings.keep_last, remove_partial=True
+            )
+        return self._final
+
+    def close(self) -> None:
+        """Waits for what runs in the background on this rank."""
+        self._end_pruning()
+        self._thread.shutdown()
+
+    def _begin(self) -> None:
+        self._end_pruning()
+        if self._is_first:
+            begin(self._final)
+
+    def _write(self, weights: Pieces, moments: Pieces, state: TrainingState) -> list[FileEntry]:
+        partial, rank = partial_of(self._final), self._mesh.world.rank
+        entries = write_files(partial, f"rank_{rank:04d}", weights)
+        entries += write_files(partial, f"state_{rank:04d}", moments)
+        if self._is_first:
+            self._training.dataset.tokenizer.export(partial / TOKENIZER)
+            reach("save.tokenizer_written")
             names = sorted(path.name for path in (partial / TOKENIZER).iterdir())
             entries += [describe(partial, f"{TOKENIZER}/{name}") for name in names]
+            entries.append(write_training(partial, state.to_json()))
         return entries
 
-    together(runtime, start, "save.begin")
-    entries = together(runtime, write, "save.write")
-    gathered = gather_json(runtime, [asdict(entry) for entry in entries], "save.entries")
-    files = tuple(FileEntry.from_json(value) for values in gathered for value in values)
-
-    def finish() -> None:
-        if rank == 0:
+    def _publish(self, files: tuple[FileEntry, ...]) -> None:
+        if self._is_first:
+            training = self._training
             dtype = str(DTYPES[training.config.train.compute_dtype]).removeprefix("torch.")
-            publish(partial, final, Manifest(training.shape, dtype, files, step))
+            step = int(self._final.name.removeprefix("step_"))
+            publish(
+                partial_of(self._final), self._final, Manifest(training.shape, dtype, files, step)
+            )
 
-    together(runtime, finish, "save.publish")
-    return final
+    def _pieces(self) -> tuple[Pieces, Pieces]:
+        training = self._training
+        is_writer = self._mesh.data.rank == 0
+        weights = weight_pieces(training) if is_writer else iter(())
+        return weights, state_pieces(training.optimizer, training.shards)
+
+    def _agree(self, action: Callable[[], Any], name: str) -> list[Any] | None:
+        """Every rank's result, or None on all ranks if the action failed on one of them."""
+        try:
+            own = {"result": action()}
+        except Exception as error:
+            own = {"error": f"{type(error).__name__}: {getattr(error, 'what', error)}"}
+        outcomes = gather_json(self._training.runtime, own, name)
+        failed = {rank: own["error"] for rank, own in enumerate(outcomes) if "error" in own}
+        if not failed:
+            return [own["result"] for own in outcomes]
+        self._failed(failed)
+        return None
+
+    def _failed(self, errors: dict[int, str]) -> None:
+        self.num_failures += 1
+        if self._is_first:
+            shutil.rmtree(partial_of(self._final), ignore_errors=True)
+        rank, reason = min(errors.items())
+        what = f"{self._final.name} could not be saved: rank {rank}: {reason}"
+        self._note(f"warning: {what} ({self.num_failures} in a row)")
+        if self.num_failures >= self._settings.max_failures:
+            if not self._is_first:
+                raise Bystander(SaveFailed.exit_code)
+            raise SaveFailed(
+                f"{what}, and so {self.num_failures} times in a row",
+                str(self._run.checkpoints),
+                "mend the disk and start again: the run goes on from its last checkpoint",
+            )
+
+    def _end_pruning(self) -> None:
+        if self._pruning is None:
+            return
+        pruning, self._pruning = self._pruning, None
+        try:
+            pruned = pruning.result()
+        except OSError as error:
+            self._note(f"warning: old checkpoints could not be deleted: {error}")
+            return
+        for path in pruned.damaged:
+            self._note(f"warning: {path} is damaged (`ndtrain checkpoint verify` says where)")
 
 
-def own_pieces(training: Training) -> Iterator[PieceOfRank]:
-    """What this rank writes: its parameters without the slices that an earlier rank writes."""
+def weight_pieces(training: Training) -> Iterator[tuple[Piece, Tensor]]:
+    """This rank's parameters without the slices that an earlier rank writes."""
     parameters = dict(training.model.named_parameters())
     for name, shard in training.shards.items():
-        piece = _first_copies(parameters[name].detach(), shard, training.runtime.mesh)
+        piece = first_copies(parameters[name].detach(), shard, training.runtime.mesh)
         if piece is not None:
             bounds, tensor = piece
-            yield name, shard.dim, bounds, tensor
+            yield Piece(name, shard.dim, tuple(bounds)), tensor
 
 
-def _first_copies(
+def first_copies(
     local: Tensor, shard: Shard, mesh: Mesh
 ) -> tuple[list[tuple[int, int]], Tensor] | None:
     bounds, tensors, row = [], [], 0
@@ -81,4 +210,13 @@ def _first_copies(
             bounds.append((part.start, part.stop))
             tensors.append(local.narrow(shard.dim, row, part.size))
         row += part.size
-    return (bounds, torch.cat(tensors, shard.dim)) if tensors else None
+    if not tensors:
+        return None
+    return bounds, tensors[0] if len(tensors) == 1 else torch.cat(tensors, shard.dim)
+
+
+def _copies(pieces: Pieces) -> Pieces:
+    """In memory that the next step does not change."""
+    return [
+        (piece, tensor.clone(memory_format=torch.contiguous_format)) for piece, tensor in pieces
+    ]

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -21,28 +22,42 @@ from ndtrain.config.load import Loaded, load
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import Unhealthy, UserError
 from ndtrain.observe.console import ConsoleSink
-from ndtrain.observe.run_directory import RunDirectory
+from ndtrain.observe.run_directory import RunDirectory, Status
 from ndtrain.observe.sinks import JsonlSink, Sink
 from ndtrain.observe.trace import merge_traces
 from ndtrain.runtime.peak import measure_matmul_peak
 from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.agree import Bystander, together
 from ndtrain.train.build import Training, build
-from ndtrain.train.launch import threads_per_rank
-from ndtrain.train.loop import run
+from ndtrain.train.launch import RENDEZVOUS, threads_per_rank
+from ndtrain.train.loop import Loop
 from ndtrain.train.report import Report
+from ndtrain.train.resume import Start, find_start, lock_run
+from ndtrain.train.save import Saver
+from ndtrain.train.stop import EXIT_STOPPED, Request, StopRequests, exit_code
 
 
 def run_rank(loaded: Loaded) -> int:
-    """Trains; returns the exit code. Prints user errors itself."""
+    """Trains; returns the exit code. Prints errors itself."""
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     try:
         config = _checked(loaded, world_size)
+        directory = RunDirectory(Path(config.run.directory) / config.run.name)
+        is_first = os.environ.get("RANK", "0") == "0"
+        requests = StopRequests(directory.path, config.train.max_minutes, is_first)
+        requests.listen()
         torch.set_num_threads(threads_per_rank(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         if world_size > 1:
-            dist.init_process_group("gloo")
+            rendezvous = os.environ.get(RENDEZVOUS)
+            place = {"rank": int(os.environ["RANK"]), "world_size": world_size}
+            dist.init_process_group(
+                "gloo",
+                init_method=rendezvous,
+                timeout=timedelta(seconds=config.guards.setup_seconds),
+                **(place if rendezvous else {}),
+            )
         try:
-            _train(config, loaded)
+            code = _train(config, loaded, directory, requests)
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
@@ -51,7 +66,21 @@ def run_rank(loaded: Loaded) -> int:
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
-    return 0
+    except Exception as error:
+        return _unexpected(error, directory.log_file(int(os.environ.get("RANK", 0))))
+    # torchrun takes any other code for a failure, and `status.json` says what it was.
+    is_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    return 0 if code == EXIT_STOPPED and is_torchrun else code
+
+
+def _unexpected(error: Exception, log: Path) -> int:
+    """A bug, or a rank that this one talked to is gone: the traceback is for the log."""
+    if not log.exists():
+        traceback.print_exception(error)
+        return 1
+    what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    print(UserError(what, str(log), "the traceback is there"), file=sys.stderr, flush=True)
+    return 1
 
 
 def _checked(loaded: Loaded, world_size: int) -> Config:
@@ -63,19 +92,16 @@ def _checked(loaded: Loaded, world_size: int) -> Config:
         raise error if os.environ.get("RANK", "0") == "0" else Bystander(error.exit_code) from None
 
 
-def _train(config: Config, loaded: Loaded) -> None:
+def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: StopRequests) -> int:
     runtime = start_cpu(config.parallel.tp, _dp(config), config.model.num_kv_heads)
     rank = runtime.mesh.world.rank
-    directory = RunDirectory(Path(config.run.directory) / config.run.name)
-
-    def create() -> None:
-        if rank == 0:
-            directory.create(config, list(loaded.overrides))
-
-    together(runtime, create, "create_run")
-    sinks = together(runtime, lambda: _sinks(config, directory, rank), "open_sinks")
+    lock = together(runtime, lambda: lock_run(directory.path) if rank == 0 else None, "lock")
+    start = find_start(config, list(loaded.overrides), directory, runtime)
+    if start.step >= config.train.steps:
+        return _already_finished(config, start, directory, rank)
+    sinks = together(runtime, lambda: _sinks(config, directory, rank, start), "open_sinks")
     try:
-        _train_in(config, runtime, directory, sinks)
+        return _train_in(config, runtime, directory, sinks, requests, start)
     except Exception:
         with directory.log_file(rank).open("a") as log:
             traceback.print_exc(file=log)
@@ -83,29 +109,63 @@ def _train(config: Config, loaded: Loaded) -> None:
     finally:
         for sink in sinks:
             sink.close()
+        if lock is not None:
+            lock.close()
 
 
-def _train_in(config: Config, runtime: Runtime, directory: RunDirectory, sinks: list[Sink]) -> None:
+def _already_finished(config: Config, start: Start, directory: RunDirectory, rank: int) -> int:
+    if rank == 0:
+        assert start.checkpoint is not None
+        print(
+            f"{directory.path} is finished: {start.step} of {config.train.steps} steps,"
+            f" {start.checkpoint.folder}. To go on, raise train.steps.",
+            flush=True,
+        )
+        checkpoint = str(start.checkpoint.folder.relative_to(directory.path))
+        directory.write_status(Status(state="finished", step=start.step, checkpoint=checkpoint))
+    return 0
+
+
+def _train_in(
+    config: Config,
+    runtime: Runtime,
+    directory: RunDirectory,
+    sinks: list[Sink],
+    requests: StopRequests,
+    start: Start,
+) -> int:
     def note(text: str) -> None:
         for sink in sinks:
             sink.note(text)
 
     note(_describe(config, runtime, directory))
+    for line in start.describe(config):
+        note(line)
     is_node_leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    training = build(config, runtime, is_node_leader, note)
-    report = _report(training, directory, sinks)
+    training = build(config, runtime, is_node_leader, note, start)
+    report = _report(training, directory, sinks, start)
+    report.status("running")
+    saver = Saver(training, directory, note)
     try:
-        run(training, report)
+        request = Loop(training, report, saver, requests, start).run()
+        saver.close()
     except Unhealthy as error:
         report.status("unhealthy", error.what)
         raise
     except BaseException as error:
-        report.status("failed", str(error).partition("\n")[0] or type(error).__name__)
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        report.status("failed", reason, retryable=not isinstance(error, UserError))
         raise
+    if request.stops:
+        report.status("preempted", request.reason, retryable=request is not Request.INTERRUPT)
+        report.close()
+        note(f"stopped: {request.reason}; the same command goes on from here")
+        return exit_code(request, report.checkpoint is not None)
     report.status("finished")
     report.close()
     _merge_traces(config, runtime, directory)
     note(f"finished: {directory.path}")
+    return 0
 
 
 def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
@@ -117,7 +177,7 @@ def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
     )
 
 
-def _report(training: Training, directory: RunDirectory, sinks: list[Sink]) -> Report:
+def _report(training: Training, directory: RunDirectory, sinks: list[Sink], start: Start) -> Report:
     runtime, config = training.runtime, training.config
     # All ranks measure at once, because they share the machine when they train.
     own = torch.tensor([measure_matmul_peak(config.train.compute_dtype)], dtype=torch.float64)
@@ -126,19 +186,27 @@ def _report(training: Training, directory: RunDirectory, sinks: list[Sink]) -> R
     origin_ns = time.perf_counter_ns()
     runtime.spans.drain()
     report = Report(
-        runtime, training.shape, sinks, directory, config.observe.trace_steps, peak, origin_ns
+        runtime,
+        training.shape,
+        sinks,
+        directory,
+        config.observe.trace_steps,
+        peak,
+        origin_ns,
+        start.step,
+        start.checkpoint.folder if start.checkpoint else None,
     )
     report.note(f"mfu: of {peak / 1e9:.0f} GFLOP/s, measured by matmuls on all ranks at once")
     return report
 
 
-def _sinks(config: Config, directory: RunDirectory, rank: int) -> list[Sink]:
+def _sinks(config: Config, directory: RunDirectory, rank: int, start: Start) -> list[Sink]:
     """Every rank has a log; the first also the metrics file and the terminal."""
     steps, observe = config.train.steps, config.observe
     log = directory.log_file(rank).open("a", buffering=1)
     sinks: list[Sink] = [ConsoleSink(log, steps, 1, "lines")]
     if rank == 0:
-        sinks.append(JsonlSink(directory.metrics_file, first_step=0))
+        sinks.append(JsonlSink(directory.metrics_file, start.step + 1 if start.step else 0))
         sinks.append(ConsoleSink(sys.stdout, steps, observe.log_every, observe.progress))
     return sinks
 

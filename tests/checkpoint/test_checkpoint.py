@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ndtrain.checkpoint import writer
-from ndtrain.checkpoint.format import MANIFEST
+from ndtrain.checkpoint.format import MANIFEST, seal
 from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import complete_checkpoints, open_checkpoint, step_folder
 from ndtrain.core.errors import UserError
@@ -109,7 +109,7 @@ def _pieces(manifest: dict[str, Any], name: str) -> list[dict[str, Any]]:
         (lambda m: m["files"][0].update(name="../rank_0000_000.safetensors"), "plain file name"),
         (lambda m: m["files"][0].update(name="/etc/passwd"), "plain file name"),
         (lambda m: m["files"][0].update(name="tokenizer/../../x"), "plain file name"),
-        (lambda m: m.update(version=2), "its version is 2"),
+        (lambda m: m.update(version=3), "its version is 3"),
         (lambda m: m.update(format="other"), "its format is `other`"),
         (lambda m: m.pop("shape"), "it has no 'shape'"),
         (lambda m: m["shape"].pop("head_dim"), "head_dim"),
@@ -128,7 +128,7 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path, change: Any, wh
     write_checkpoint(folder, SHAPE, random_parameters(SHAPE), 2)
     manifest = json.loads((folder / MANIFEST).read_text())
     change(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(seal(manifest)))
     with pytest.raises(UserError) as refusal:
         Checkpoint(folder)
     assert what in refusal.value.what
@@ -150,7 +150,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     entry = writer.describe(folder, path.name)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"][0] |= {"num_bytes": entry.num_bytes, "sha256": entry.sha256}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(seal(manifest)))
     with pytest.raises(UserError, match="not a whole safetensors file"):
         Checkpoint(folder).read("norm.weight")
 
