@@ -1,4 +1,4 @@
-"""Every schedule on real ranks: the right numbers, the same bits serially, the bytes it should move.
+"""Every schedule on real ranks: right numbers, the same bits serially, no byte too many.
 
 u is the unit roundoff of a dtype, t the number of ranks.
 """
