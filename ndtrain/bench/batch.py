@@ -5,8 +5,6 @@ from torch import Tensor
 
 from ndtrain.bench.workload import Workload
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
 
 def make_batch(workload: Workload) -> tuple[Tensor, Tensor]:
     """Tokens and targets (the tokens that follow), each [B, S]: the same on every rank."""

@@ -9,13 +9,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ndtrain.bench.batch import DTYPES, make_batch
+from ndtrain.bench.batch import make_batch
 from ndtrain.bench.workload import Workload
 from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.overlap.modes import BLOCKING, Modes
 from ndtrain.parallel.apply import materialize, parallelize
 from ndtrain.parallel.gradients import sum_replicated_gradients
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.runtime import Runtime, start_cpu, still
 from ndtrain.runtime.streams import InlineStream
@@ -33,7 +35,8 @@ class Ours:
         self.runtime = self._start_runtime(workload)
         with torch.device("meta"):
             self.model = Qwen3(workload.shape)
-        self.shards = parallelize(self.model, self.runtime)
+        modes = self._modes(self.runtime, workload)
+        self.shards = parallelize(self.model, self.runtime, modes)
         source = RandomWeights(workload.shape, workload.seed)
         materialize(self.model, self.shards, source, DTYPES[workload.dtype])
         self._tokens_BS, self._targets_BS = make_batch(workload)
@@ -53,6 +56,9 @@ class Ours:
             assert parameter.grad is not None, name
             gradients[name] = parameter.grad
         return gradients
+
+    def _modes(self, runtime: Runtime, workload: Workload) -> Modes:
+        return BLOCKING
 
     def _start_runtime(self, workload: Workload) -> Runtime:
         return start_cpu(workload.num_ranks, 1, workload.shape.num_kv_heads)

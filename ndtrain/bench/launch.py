@@ -16,14 +16,9 @@ import torch
 import torch.distributed as dist
 
 from ndtrain.core.errors import UserError
-from ndtrain.observe.environment import available_cpus
+from ndtrain.train.launch import threads_per_rank
 
 Result = TypeVar("Result")
-
-
-def threads_per_rank(num_local_ranks: int) -> int:
-    """The machine's CPUs divided among its ranks."""
-    return max(1, available_cpus() // num_local_ranks)
 
 
 def run_on_ranks(

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndtrain.bench.batch import DTYPES
 from ndtrain.bench.workload import Workload
 from ndtrain.core.errors import UserError
 from ndtrain.models.qwen3.hugging_face import hugging_face_names, parameter_shapes, row_counts
 from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.runtime.dtypes import DTYPES
 
 
 def require_transformers() -> None:

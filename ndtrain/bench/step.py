@@ -16,6 +16,7 @@ from ndtrain.bench.peer_model import require_transformers
 from ndtrain.bench.rounds import Rounds, run_rounds
 from ndtrain.bench.workload import Workload
 from ndtrain.observe.environment import processor_name
+from ndtrain.train.launch import threads_per_rank
 
 CONTESTANTS: tuple[type[Contestant], ...] = (
     Ours,
@@ -58,7 +59,7 @@ def measure_step(workload: Workload, num_rounds: int) -> Measurement | None:
         memory_bytes = _measure_memory(workload) if memory.can_measure_memory() else None
     return Measurement(
         workload=workload,
-        num_threads=launch.threads_per_rank(launch.num_local_ranks(workload.num_ranks)),
+        num_threads=threads_per_rank(launch.num_local_ranks(workload.num_ranks)),
         processor=processor_name(),
         torch_version=torch.__version__,
         rounds=rounds,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ndtrain.bench import peak
+from ndtrain.runtime import peak
 
 
 def test_the_best_matmul_counts_and_the_size_grows_until_it_is_long_enough(

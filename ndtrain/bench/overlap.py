@@ -1,0 +1,93 @@
+"""`ndtrain bench overlap`: what hiding the communication is worth on a link.
+
+    measurement = measure_overlap(workload, num_rounds=10, megabits=1000)
+
+Contestants in one process group, in interleaved rounds: bare compute, the transfers alone, PyTorch's
+DTensor, and ours in every form: off, serial, bulk, chunk, ring and auto, which the gate decides from
+figures measured on the same link a moment before.
+"""
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from ndtrain.bench import launch
+from ndtrain.bench.contestant import Contestant
+from ndtrain.bench.contestants_ours import Bare, Exchange, Ours
+from ndtrain.bench.contestants_peers import DTensorPeer
+from ndtrain.bench.peer_model import require_transformers
+from ndtrain.bench.rounds import Rounds, run_rounds
+from ndtrain.bench.shaped_link import shaped_link
+from ndtrain.bench.workload import Workload
+from ndtrain.config.schema import Overlap
+from ndtrain.overlap.gate import Decision
+from ndtrain.overlap.modes import Modes
+from ndtrain.runtime.runtime import Runtime
+from ndtrain.train.overlap_plan import decide_on, measure_machine
+
+FORMS = ("off", "serial", "bulk", "chunk", "ring", "auto")
+
+
+class OursAs(Ours):
+    """Ours with `overlap.mode` set to one form; serial is the plan of auto, one node at a time."""
+
+    def __init__(self, form: str) -> None:
+        self.name = form
+        self.decision: Decision | None = None
+
+    def _modes(self, runtime: Runtime, workload: Workload) -> Modes:
+        machine = measure_machine(runtime, workload.dtype)
+        self.decision, _ = decide_on(
+            Overlap(mode=self.name),  # type: ignore[arg-type]
+            runtime,
+            workload.shape,
+            workload.sequence_length,
+            workload.batch_size,
+            workload.dtype,
+            machine,
+        )
+        return self.decision.modes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapMeasurement:
+    workload: Workload
+    megabits: int | None  # of each rank's sending side; None: the link as it is
+    num_threads: int
+    rounds: Rounds
+    decided: list[str]  # what auto chose, a line an operation
+
+
+def measure_overlap(
+    workload: Workload, num_rounds: int, megabits: int | None
+) -> OverlapMeasurement | None:
+    """None on ranks of a torchrun job that do not report. Raises UserError as `measure_step`."""
+    workload.check()
+    require_transformers()
+    arguments = (workload, num_rounds)
+    if launch.is_launched_rank():
+        rounds, decided = launch.as_launched_rank(_rounds, arguments, workload.num_ranks)
+        if launch.launched_rank() != 0:
+            return None
+    elif megabits is None:
+        rounds, decided = launch.run_on_ranks(_rounds, arguments, workload.num_ranks)[0]
+    else:
+        with shaped_link(workload.num_ranks, megabits) as link:
+            rounds, decided = link.run(_rounds, arguments)[0]
+    return OverlapMeasurement(
+        workload=workload,
+        megabits=megabits,
+        num_threads=launch.threads_per_rank(launch.num_local_ranks(workload.num_ranks)),
+        rounds=rounds,
+        decided=decided,
+    )
+
+
+def _rounds(workload: Workload, num_rounds: int) -> tuple[Rounds, list[str]]:
+    forms = [OursAs(form) for form in FORMS]
+    contestants: list[Contestant] = [Bare(), Exchange(), DTensorPeer(), *forms]
+    rounds = run_rounds(contestants, workload, num_rounds)
+    decision = forms[-1].decision
+    assert decision is not None
+    dist.barrier()
+    return rounds, decision.lines()

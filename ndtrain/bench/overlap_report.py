@@ -1,0 +1,89 @@
+"""A measurement of `bench overlap` as a table for people and as JSON for programs."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ndtrain.bench.overlap import FORMS, OverlapMeasurement
+from ndtrain.bench.rounds import Rounds, Spread, ratio_of_rounds
+from ndtrain.bench.workload import DEFAULT
+
+# On the default workload, of auto: at most so many times bare compute, and at least so many times
+# faster than DTensor, by the link's Mbit/s (None: the link as it is, loopback on one machine).
+TARGETS: dict[int | None, tuple[float | None, float | None]] = {
+    1000: (1.10, 1.5),
+    2000: (1.08, None),
+    None: (None, 1.1),
+}
+
+
+def as_text(measurement: OverlapMeasurement) -> str:
+    workload, rounds = measurement.workload, measurement.rounds
+    link = "the link as it is" if measurement.megabits is None else f"{measurement.megabits} Mbit/s"
+    num_rounds = len(next(iter(rounds.step_ms.values())))
+    lines = [
+        f"forward and backward on {workload.num_ranks} ranks x {measurement.num_threads} threads,"
+        f" {workload.dtype}, {link}, {num_rounds} rounds",
+        "",
+        f"{'':<10} {'median ms':>9}   {'x bare':>7} {'quartiles':>15}   {'dtensor / it':>12}",
+    ]
+    for name, step_ms in rounds.step_ms.items():
+        over_bare = ratio_of_rounds(rounds, (name,), "bare")
+        faster = ratio_of_rounds(rounds, ("dtensor",), name).median
+        quartiles = f"{over_bare.low:.3f} - {over_bare.high:.3f}"
+        lines.append(
+            f"{name:<10} {Spread.of(step_ms).median:>9.1f}   {over_bare.median:>7.3f}"
+            f" {quartiles:>15}   " + (f"{faster:>12.3f}" if name in (*FORMS, "bare") else "")
+        )
+    lines += ["", *_verdicts(measurement), "", "auto decided:", *measurement.decided]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_json(measurement: OverlapMeasurement) -> dict[str, Any]:
+    rounds = measurement.rounds
+    return {
+        "workload": asdict(measurement.workload),
+        "link_mbits": measurement.megabits,
+        "num_threads": measurement.num_threads,
+        "step_ms": rounds.step_ms,
+        "losses": rounds.losses,
+        "over_bare": {
+            name: asdict(ratio_of_rounds(rounds, (name,), "bare")) for name in rounds.step_ms
+        },
+        "overlap_efficiency": overlap_efficiency(rounds),
+        "decided": measurement.decided,
+    }
+
+
+def overlap_efficiency(rounds: Rounds) -> float:
+    """(one after the other - auto) / what could hide at best; medians over rounds of each ratio.
+
+    One after the other is bare compute and the transfers alone, added; what could hide is the
+    smaller of the two. 1: all of it hides.
+    """
+    triples = zip(*(rounds.step_ms[n] for n in ("bare", "exchange", "auto")), strict=True)
+    values = [(bare + exchange - auto) / min(bare, exchange) for bare, exchange, auto in triples]
+    return Spread.of(values).median
+
+
+def _verdicts(measurement: OverlapMeasurement) -> list[str]:
+    rounds = measurement.rounds
+    over_bare = ratio_of_rounds(rounds, ("auto",), "bare").median
+    faster = ratio_of_rounds(rounds, ("dtensor",), "auto").median
+    best = min(FORMS[:-1], key=lambda form: ratio_of_rounds(rounds, (form,), "bare").median)
+    over_best = ratio_of_rounds(rounds, ("auto",), best).median
+    lines = [
+        f"auto / best fixed form ({best}): {over_best:.3f}",
+        f"overlap efficiency of auto: {overlap_efficiency(rounds):.2f}",
+    ]
+    most, least = TARGETS.get(measurement.megabits, (None, None))
+    if measurement.workload != DEFAULT:
+        return lines
+    if most is not None:
+        lines.append(f"auto / bare <= {most:.2f}: {_met(over_bare <= most)} ({over_bare:.3f})")
+    if least is not None:
+        lines.append(f"dtensor / auto >= {least:.1f}: {_met(faster >= least)} ({faster:.3f})")
+    return lines
+
+
+def _met(is_met: bool) -> str:
+    return "met" if is_met else "missed"
