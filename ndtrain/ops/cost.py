@@ -37,6 +37,17 @@ class Cost:
 
 _costs: dict[Any, Callable[..., Cost]] = {}
 
+# They move no byte and are not views to the dispatcher: `_unsafe_view` ends every matmul of more
+# than two dims.
+_FREE = {
+    torch.ops.aten._unsafe_view,
+    torch.ops.aten.empty,
+    torch.ops.aten.empty_like,
+    torch.ops.aten.empty_strided,
+    torch.ops.aten.new_empty,
+    torch.ops.aten.new_empty_strided,
+}
+
 
 def register_cost(op: Any) -> Callable[[Callable[..., Cost]], Callable[..., Cost]]:
     """Registers `function(*args, result=..., **kwargs) -> Cost` for a custom op.
@@ -86,7 +97,7 @@ def _cost_of(func: Any, args: tuple, kwargs: dict, result: Any) -> Cost:
     packet = func._overloadpacket
     if packet in _costs:
         return _costs[packet](*args, result=result, **kwargs)
-    if func.is_view:
+    if func.is_view or packet in _FREE:
         return Cost()
     formula = flop_registry.get(packet)
     flops = formula(*args, **kwargs, out_val=result) if formula else 0
