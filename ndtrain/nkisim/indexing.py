@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.registers import VirtualRegister, value_of
 from ndtrain.nkisim.target import MAX_VIEW_DIMS
@@ -75,8 +77,8 @@ def _expand(keys: tuple, ndim: int) -> list[Any]:
     if len(given) > ndim:
         raise _refuse(f"{len(given)} indices for a tensor of {ndim} dimensions")
     fill = [builtins.slice(None)] * (ndim - len(given))
-    if Ellipsis in keys:
-        where = keys.index(Ellipsis)
+    where = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
+    if where is not None:
         return [*keys[:where], *fill, *keys[where + 1 :]]
     return [*keys, *fill]
 
@@ -89,7 +91,7 @@ def _resolve(item: Any, size: int, dim: int) -> tuple[int, int, int, bool]:
         return start, item.size, 1, False
     if isinstance(item, builtins.slice):
         return _resolve_slice(item, size, dim)
-    if isinstance(item, VirtualRegister) or hasattr(item, "__index__"):
+    if isinstance(item, (int, np.integer, VirtualRegister)):
         start = value_of(item)
         start += size if start < 0 else 0
         _check_range(start, start + 1, size, dim)
