@@ -13,6 +13,8 @@ from pathlib import Path
 
 EVERYWHERE = ("trn1", "trn2", "trn3")
 WITH_COLLECTIVES = ("trn2", "trn3")
+NKI_VERSIONS = {"trn1": "0.2", "trn2": "0.6", "trn3": "0.6"}
+"""The NKI version of each target; clusters of trn1 are pinned to Neuron 2.28, which has 0.2."""
 API_SUBSET = Path(__file__).with_name("API_SUBSET.json")
 """The names and keywords of nki that the kernels use, each with the version that brought it."""
 

@@ -38,6 +38,7 @@ import nki.language as nl
 
 from .row_tiles import (
     TILE,
+    Tensor,
     copy_block,
     core_tiles,
     divide_up,
@@ -59,13 +60,13 @@ MAX_HIDDEN_BYTES = 16 * 1024
 class Weight(nl.NKIObject):
     """w [H, F] in HBM and, if it fits, in SBUF: a list of [P, H / 128, 512] column blocks."""
 
-    hbm_HF: Any
+    hbm_HF: Tensor
     resident: bool
-    blocks: Any
+    blocks: Tensor
 
 
 @nki.jit
-def allgather_matmul(x_RH, w_HF, num_ranks):
+def allgather_matmul(x_RH: Tensor, w_HF: Tensor, num_ranks: int) -> Tensor:
     """Returns y [t, R, F] in the dtype of x: y[r] is the shard of rank r times this rank's w.
 
     x [R, H], the same shape on all ranks; w [H, F] in the dtype of x; num_ranks: t, the ranks 0 to
@@ -110,12 +111,12 @@ def allgather_matmul(x_RH, w_HF, num_ranks):
     return y_tRF
 
 
-def item_bytes(tensor):
+def item_bytes(tensor: Tensor) -> int:
     """Bytes of an element."""
     return 2 if tensor.dtype == nl.bfloat16 else 4
 
 
-def transpose_shard(x_HR, x_RH):
+def transpose_shard(x_HR: Tensor, x_RH: Tensor) -> None:
     """x_HR = x_RH transposed, both in HBM, by 128 x 128 tiles; each core its share of the rows."""
     num_rows, hidden = x_RH.shape
     first, last = core_tiles(divide_up(num_rows, TILE))
@@ -132,7 +133,7 @@ def transpose_shard(x_HR, x_RH):
             copy_block(x_HR, turned, column, tile * TILE, True)
 
 
-def load_weight(w_HF):
+def load_weight(w_HF: Tensor) -> Weight:
     """Loads w into SBUF if it fits."""
     hidden, features = w_HF.shape
     resident = hidden // TILE * features * item_bytes(w_HF) <= RESIDENT_BYTES
@@ -143,7 +144,7 @@ def load_weight(w_HF):
     return Weight(hbm_HF=w_HF, resident=resident, blocks=blocks)
 
 
-def load_hidden(src_HW, column, width):
+def load_hidden(src_HW: Tensor, column: int, width: int) -> Tensor:
     """Returns columns [column, +width) of src [H, W] as [P, H / 128, width]: h = 128 t + p."""
     hidden, total = src_HW.shape
     num_tiles = hidden // TILE
@@ -153,7 +154,7 @@ def load_hidden(src_HW, column, width):
     return tile
 
 
-def multiply_shard(y_tRF, x_HR, weight, owner):
+def multiply_shard(y_tRF: Tensor, x_HR: Tensor, weight: Weight, owner: Any) -> None:
     """y[owner] = (x_HR)^T @ w: this core's rows, in blocks that share one load of w."""
     num_rows = x_HR.shape[1]
     features = y_tRF.shape[2]
@@ -174,7 +175,7 @@ def multiply_shard(y_tRF, x_HR, weight, owner):
                 multiply_tile(y_tRF, x_tile, w_PTF, (owner, row, column))
 
 
-def multiply_tile(y_tRF, x_PTR, w_PTF, place):
+def multiply_tile(y_tRF: Tensor, x_PTR: Tensor, w_PTF: Tensor, place: tuple[Any, int, int]) -> None:
     """One tile of y: [rows, 512 columns], accumulated over H in one PSUM bank."""
     owner, row, column = place
     _, num_tiles, rows = x_PTR.shape

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def allgather_matmul(x_tRH, w_tHF, num_ranks):
+def allgather_matmul(x_tRH: np.ndarray, w_tHF: np.ndarray, num_ranks: int) -> np.ndarray:
     """Returns y [t, t, R, F]: y[i] is what rank i returns for its shard x[i] and its w[i].
 
     A single rank cannot see the others' shards, so that this takes and returns all ranks' arrays.

@@ -35,6 +35,8 @@ from .attention_gradients import Keys, Queries, differentiate_tile
 from .attention_masks import (
     BANK_KEYS,
     BANK_TILES,
+    Part,
+    Problem,
     check_like,
     core_parts,
     make_masks,
@@ -46,6 +48,7 @@ from .attention_store import add_key_gradients, close_store, open_store
 from .row_tiles import (
     LOAD_TILES,
     TILE,
+    Tensor,
     copy_rows,
     divide_up,
     load_columns,
@@ -55,23 +58,25 @@ from .row_tiles import (
     transpose_rows,
 )
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""q, k, v, dout, out, lse, starts."""
 QUERY_BYTES = 96 * 1024
 """SBUF a partition for the queries of a section: q, dO, their transposes and dQ."""
 
 
 @nki.jit
 def attention_backward(
-    dout_SBND,
-    q_SBND,
-    k_SBKD,
-    v_SBKD,
-    out_SBND,
-    lse_BNS,
-    starts_BS=None,
-    scale=1.0,
-    offset=0,
-    window=0,
-):
+    dout_SBND: Tensor,
+    q_SBND: Tensor,
+    k_SBKD: Tensor,
+    v_SBKD: Tensor,
+    out_SBND: Tensor,
+    lse_BNS: Tensor,
+    starts_BS: Tensor | None = None,
+    scale: float = 1.0,
+    offset: int = 0,
+    window: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns dq [S, B, N, D], dk and dv [S', B, K, D], each like its tensor.
 
     dout and out [S, B, N, D] and lse [B, N, S] fp32 belong to a call of attention_forward with the
@@ -97,17 +102,23 @@ def attention_backward(
     return dq_SBND, dk_SBKD, dv_SBKD
 
 
-def section_tiles(problem, dtype):
+def section_tiles(problem: Problem, q_SBND: Tensor) -> int:
     """Row tiles of each query head that a section holds."""
-    item = 2 if dtype == nl.bfloat16 else 4
+    item = 2 if q_SBND.dtype == nl.bfloat16 else 4
     tile_bytes = (2 * problem.head_dim + 2 * TILE) * item + 4 * problem.head_dim
     return max(1, QUERY_BYTES // tile_bytes // problem.group)
 
 
-def differentiate_group(problem, masks, inputs, outputs, part):
+def differentiate_group(
+    problem: Problem,
+    masks: dict[str, Tensor],
+    inputs: Inputs,
+    outputs: tuple[Tensor, ...],
+    part: Part,
+) -> None:
     """All gradients of one key/value head and the query heads that share it."""
     batch, kv_head, first_head, last_head = part
-    step = section_tiles(problem, inputs[0].dtype)
+    step = section_tiles(problem, inputs[0])
     num_tiles = divide_up(problem.num_queries, TILE)
     store = open_store(problem, outputs, (batch, kv_head), num_tiles > step)
     for first in range(0, num_tiles, step):
@@ -134,12 +145,14 @@ def differentiate_group(problem, masks, inputs, outputs, part):
     close_store(problem, store)
 
 
-def rows_between(problem, first, last):
+def rows_between(problem: Problem, first: int, last: int) -> int:
     """Query rows of the tiles [first, last)."""
     return min(last * TILE, problem.num_queries) - first * TILE
 
 
-def open_queries(problem, inputs, index, first, last):
+def open_queries(
+    problem: Problem, inputs: Inputs, index: tuple[int, int], first: int, last: int
+) -> Queries:
     """Loads what the row tiles [first, last) of one query head need, and starts their dQ."""
     q_SBND, _, _, dout_SBND, out_SBND, lse_BNS, _ = inputs
     num_rows = rows_between(problem, first, last)
@@ -179,7 +192,7 @@ def open_queries(problem, inputs, index, first, last):
     )
 
 
-def row_products(sums_PT, left_PTD, right_PTD, num_rows):
+def row_products(sums_PT: Tensor, left_PTD: Tensor, right_PTD: Tensor, num_rows: int) -> None:
     """sums[p, t] = sum over D of left * right, in fp32."""
     product = nl.ndarray(right_PTD.shape, dtype=nl.float32, buffer=nl.sbuf)
     for rows, start, end in regions(num_rows):
@@ -190,7 +203,9 @@ def row_products(sums_PT, left_PTD, right_PTD, num_rows):
         nisa.tensor_reduce(dst=sums_PT[0:rows, start:end], op=nl.add, data=part, axis=2)
 
 
-def open_keys(problem, inputs, index, first, last):
+def open_keys(
+    problem: Problem, inputs: Inputs, index: tuple[int, int], first: int, last: int
+) -> Keys:
     """Loads and transposes the key tiles [first, last) and allocates their gradients in PSUM."""
     _, k_SBKD, v_SBKD, _, _, _, _ = inputs
     num_rows = min(last * TILE, problem.num_keys) - first * TILE
@@ -212,7 +227,9 @@ def open_keys(problem, inputs, index, first, last):
     )
 
 
-def store_query_gradients(problem, queries, dq_SBND, index, last):
+def store_query_gradients(
+    problem: Problem, queries: Queries, dq_SBND: Tensor, index: tuple[int, int], last: int
+) -> None:
     """Scales, rounds and writes the dQ of one head."""
     num_rows = rows_between(problem, queries.first, last)
     dq_PTD = nl.ndarray(queries.dq_PTD.shape, dtype=dq_SBND.dtype, buffer=nl.sbuf)

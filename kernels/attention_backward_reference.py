@@ -6,17 +6,17 @@ from .attention_forward_reference import masked_scores
 
 
 def attention_backward(
-    dout_SBND,
-    q_SBND,
-    k_SBKD,
-    v_SBKD,
-    out_SBND,
-    lse_BNS,
-    starts_BS=None,
-    scale=1.0,
-    offset=0,
-    window=0,
-):
+    dout_SBND: np.ndarray,
+    q_SBND: np.ndarray,
+    k_SBKD: np.ndarray,
+    v_SBKD: np.ndarray,
+    out_SBND: np.ndarray,
+    lse_BNS: np.ndarray,
+    starts_BS: np.ndarray | None = None,
+    scale: float = 1.0,
+    offset: int = 0,
+    window: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns dq, dk, dv, each like its tensor; see attention_backward.py."""
     num_kv_heads = k_SBKD.shape[2]
     group = q_SBND.shape[2] // num_kv_heads
@@ -32,7 +32,7 @@ def attention_backward(
     dk = np.einsum("bnij,ibnd->jbnd", dscores, q_SBND.astype(np.float64))
     dv = np.einsum("bnij,ibnd->jbnd", probabilities, dout)
 
-    def shared(gradient_SBND):
+    def shared(gradient_SBND: np.ndarray) -> np.ndarray:
         num_keys, batch, _, dim = gradient_SBND.shape
         return gradient_SBND.reshape(num_keys, batch, num_kv_heads, group, dim).sum(axis=3)
 

@@ -31,6 +31,8 @@ import nki.language as nl
 
 from .attention_masks import (
     NO_KEY_LSE,
+    Part,
+    Problem,
     core_parts,
     document_bounds,
     make_masks,
@@ -42,6 +44,7 @@ from .online_softmax import GROUP_TILES, Query, Section, attend, make_maxima, no
 from .row_tiles import (
     LOAD_TILES,
     TILE,
+    Tensor,
     copy_columns,
     copy_rows,
     divide_up,
@@ -56,7 +59,15 @@ QUERY_TILES = 16
 
 
 @nki.jit
-def attention_forward(q_SBND, k_SBKD, v_SBKD, starts_BS=None, scale=1.0, offset=0, window=0):
+def attention_forward(
+    q_SBND: Tensor,
+    k_SBKD: Tensor,
+    v_SBKD: Tensor,
+    starts_BS: Tensor | None = None,
+    scale: float = 1.0,
+    offset: int = 0,
+    window: int = 0,
+) -> tuple[Tensor, Tensor]:
     """Returns out [S, B, N, D] like q and the log-sum-exp [B, N, S] in fp32.
 
     q [S, B, N, D]; k, v [S', B, K, D] with N % K == 0: query head n uses key head n // (N / K).
@@ -81,12 +92,14 @@ def attention_forward(q_SBND, k_SBKD, v_SBKD, starts_BS=None, scale=1.0, offset=
     return out_SBND, lse_BNS
 
 
-def section_tiles(k_SBKD):
+def section_tiles(k_SBKD: Tensor) -> int:
     """Key tiles of a section: K^T and V take 32 KiB a partition."""
     return 64 if k_SBKD.dtype == nl.bfloat16 else 32
 
 
-def attend_group(problem, masks, tensors, part):
+def attend_group(
+    problem: Problem, masks: dict[str, Tensor], tensors: tuple[Tensor, ...], part: Part
+) -> None:
     """All queries of the heads [first_head, last_head) that share one key/value head."""
     q_SBND, k_SBKD, v_SBKD, starts_BS, out_SBND, lse_BNS = tensors
     batch, kv_head, first_head, last_head = part
@@ -119,12 +132,14 @@ def attend_group(problem, masks, tensors, part):
             write_results(problem, queries[head - first_head], out_SBND, lse_BNS, index, first)
 
 
-def rows_between(problem, first, last):
+def rows_between(problem: Problem, first: int, last: int) -> int:
     """Query rows of the tiles [first, last)."""
     return min(last * TILE, problem.num_queries) - first * TILE
 
 
-def load_section(k_SBKD, v_SBKD, index, first, last):
+def load_section(
+    k_SBKD: Tensor, v_SBKD: Tensor, index: tuple[int, int], first: int, last: int
+) -> Section:
     """Loads K (transposed on the way) and V of the key tiles [first, last) of one (batch, head)."""
     num_keys, _, _, dim = k_SBKD.shape
     length = min(last * TILE, num_keys) - first * TILE
@@ -138,7 +153,9 @@ def load_section(k_SBKD, v_SBKD, index, first, last):
     return Section(first=first, last=last, keys_DS=keys_DS, values_PTD=values_PTD)
 
 
-def open_queries(problem, q_SBND, index, first, last):
+def open_queries(
+    problem: Problem, q_SBND: Tensor, index: tuple[int, int], first: int, last: int
+) -> list[Query]:
     """Loads and transposes the row tiles [first, last) of one query head."""
     num_rows = rows_between(problem, first, last)
     rows_PTD = load_rows(q_SBND, first * TILE, num_rows, index)
@@ -163,7 +180,13 @@ def open_queries(problem, q_SBND, index, first, last):
     return queries
 
 
-def attend_section(problem, masks, section, queries, starts):
+def attend_section(
+    problem: Problem,
+    masks: dict[str, Tensor],
+    section: Section,
+    queries: list[list[Query]],
+    starts: Tensor,
+) -> None:
     """Lets every row tile of a block see what it may of one section."""
     num_tiles = len(queries[0])
     for tile in range(num_tiles):
@@ -180,7 +203,14 @@ def attend_section(problem, masks, section, queries, starts):
                 attend(problem, masks, section, queries[head][tile], group, end, bounds)
 
 
-def write_results(problem, queries, out_SBND, lse_BNS, index, first):
+def write_results(
+    problem: Problem,
+    queries: list[Query],
+    out_SBND: Tensor,
+    lse_BNS: Tensor,
+    index: tuple[int, int],
+    first: int,
+) -> None:
     """Normalizes the row tiles of one head and writes them and their log-sum-exp."""
     num_tiles = len(queries)
     shape = (TILE, num_tiles, problem.head_dim)

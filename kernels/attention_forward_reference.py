@@ -5,7 +5,9 @@ import numpy as np
 NO_KEY_LSE = -1e20
 
 
-def visible_keys(num_queries, num_keys, starts_BS, offset, window):
+def visible_keys(
+    num_queries: int, num_keys: int, starts_BS: np.ndarray | None, offset: int, window: int
+) -> np.ndarray:
     """[B or 1, queries, keys] bool: starts <= key <= offset + query, and key in the window."""
     query = offset + np.arange(num_queries)[:, None]
     key = np.arange(num_keys)[None, :]
@@ -17,7 +19,14 @@ def visible_keys(num_queries, num_keys, starts_BS, offset, window):
     return visible[None] & (key[None] >= np.asarray(starts_BS)[:, :, None])
 
 
-def masked_scores(q_SBND, k_SBKD, starts_BS, scale, offset, window):
+def masked_scores(
+    q_SBND: np.ndarray,
+    k_SBKD: np.ndarray,
+    starts_BS: np.ndarray | None,
+    scale: float,
+    offset: int,
+    window: int,
+) -> np.ndarray:
     """[B, N, queries, keys] float64, -inf where hidden."""
     group = q_SBND.shape[2] // k_SBKD.shape[2]
     k_SBND = np.repeat(k_SBKD.astype(np.float64), group, axis=2)
@@ -26,7 +35,15 @@ def masked_scores(q_SBND, k_SBKD, starts_BS, scale, offset, window):
     return np.where(visible[:, None], scores, -np.inf)
 
 
-def attention_forward(q_SBND, k_SBKD, v_SBKD, starts_BS=None, scale=1.0, offset=0, window=0):
+def attention_forward(
+    q_SBND: np.ndarray,
+    k_SBKD: np.ndarray,
+    v_SBKD: np.ndarray,
+    starts_BS: np.ndarray | None = None,
+    scale: float = 1.0,
+    offset: int = 0,
+    window: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns out like q and lse [B, N, S] in fp32 (fp64 for fp64); see attention_forward.py."""
     scores = masked_scores(q_SBND, k_SBKD, starts_BS, scale, offset, window)
     highest = np.maximum(scores.max(axis=-1, keepdims=True), NO_KEY_LSE)

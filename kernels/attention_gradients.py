@@ -7,19 +7,19 @@ are, and only dS is transposed, for dQ += dS K.
 # ruff: noqa: N815  (fields carry their shape, like every tensor here)
 
 from dataclasses import dataclass
-from typing import Any
 
 import nki.isa as nisa
 import nki.language as nl
 
 from .attention_masks import (
     BANK_KEYS,
+    Problem,
     document_bounds,
     hide_documents,
     hide_edges,
     visible_tiles,
 )
-from .row_tiles import TILE, rows_in_tile, transpose_blocks
+from .row_tiles import TILE, Tensor, rows_in_tile, transpose_blocks
 
 
 @dataclass
@@ -27,14 +27,14 @@ class Queries(nl.NKIObject):
     """The row tiles [first, first + T) of one query head, their statistics and their dQ."""
 
     first: int
-    q_PTD: Any
-    q_DS: Any
-    dout_PTD: Any
-    dout_DS: Any
-    bias_PT: Any  # -lse
-    delta_PT: Any
-    dq_PTD: Any
-    started: Any
+    q_PTD: Tensor
+    q_DS: Tensor
+    dout_PTD: Tensor
+    dout_DS: Tensor
+    bias_PT: Tensor  # -lse
+    delta_PT: Tensor
+    dq_PTD: Tensor
+    started: Tensor
 
 
 @dataclass
@@ -43,14 +43,21 @@ class Keys(nl.NKIObject):
 
     first: int
     last: int
-    k_PTD: Any
-    k_DS: Any
-    v_DS: Any
-    dk_PTD: Any
-    dv_PTD: Any
+    k_PTD: Tensor
+    k_DS: Tensor
+    v_DS: Tensor
+    dk_PTD: Tensor
+    dv_PTD: Tensor
 
 
-def differentiate_tile(problem, masks, keys, heads, starts, tile):
+def differentiate_tile(
+    problem: Problem,
+    masks: dict[str, Tensor],
+    keys: Keys,
+    heads: list[Queries],
+    starts: Tensor,
+    tile: int,
+) -> None:
     """Lets row tile `tile` of every head of the group pass the keys that it sees."""
     first, last = visible_tiles(problem, tile)
     first = max(first, keys.first)
@@ -65,7 +72,14 @@ def differentiate_tile(problem, masks, keys, heads, starts, tile):
             differentiate(problem, masks, keys, queries, (tile, first, last), bounds)
 
 
-def differentiate(problem, masks, keys, queries, tiles, bounds):
+def differentiate(
+    problem: Problem,
+    masks: dict[str, Tensor],
+    keys: Keys,
+    queries: Queries,
+    tiles: tuple[int, int, int],
+    bounds: Tensor,
+) -> None:
     """One 128 x 512 tile (or less) of the gradients: row tile `tile`, key tiles [first, last)."""
     tile, first, last = tiles
     number = tile - queries.first
@@ -106,7 +120,15 @@ def differentiate(problem, masks, keys, queries, tiles, bounds):
     queries.started[number] = True
 
 
-def score_gradients(problem, masks, keys, queries, tiles, columns, bounds):
+def score_gradients(
+    problem: Problem,
+    masks: dict[str, Tensor],
+    keys: Keys,
+    queries: Queries,
+    tiles: tuple[int, int, int],
+    columns: tuple[int, int],
+    bounds: Tensor,
+) -> tuple[Tensor, Tensor]:
     """P and dS [rows, keys] in the dtype of q; dS lacks the factor `scale`."""
     tile, first, last = tiles
     begin, end = columns

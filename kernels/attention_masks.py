@@ -15,7 +15,10 @@ from dataclasses import dataclass
 import nki.isa as nisa
 import nki.language as nl
 
-from .row_tiles import TILE, divide_up, programs, rows_in_tile
+from .row_tiles import TILE, Tensor, divide_up, programs, rows_in_tile
+
+Part = tuple[int, int, int, int]
+"""(batch, key/value head, first, last query head): what a core does at a time."""
 
 BANK_TILES = 4
 """Key tiles in one PSUM bank of fp32 scores: 512 columns, the widest moving operand of gen2/3."""
@@ -44,13 +47,21 @@ class Problem(nl.NKIObject):
     documents: bool
 
 
-def check_like(tensor, other, name):
+def check_like(tensor: Tensor, other: Tensor, name: str) -> None:
     """Requires `other`, called `name`, to have the shape and dtype of `tensor`."""
     assert other.shape == tensor.shape, f"{name} must be {tensor.shape}, got {other.shape}"
     assert other.dtype == tensor.dtype, f"{name} must be {tensor.dtype}, got {other.dtype}"
 
 
-def make_problem(q_SBND, k_SBKD, v_SBKD, starts_BS, scale, offset, window):
+def make_problem(
+    q_SBND: Tensor,
+    k_SBKD: Tensor,
+    v_SBKD: Tensor,
+    starts_BS: Tensor,
+    scale: float,
+    offset: int,
+    window: int,
+) -> Problem:
     """Checks the arguments of either kernel and returns their Problem."""
     assert len(q_SBND.shape) == 4, f"q must be [S, B, N, D], got shape {q_SBND.shape}"
     assert len(k_SBKD.shape) == 4, f"k must be [S, B, K, D], got shape {k_SBKD.shape}"
@@ -94,7 +105,7 @@ def make_problem(q_SBND, k_SBKD, v_SBKD, starts_BS, scale, offset, window):
 # ---- which tiles exist ------------------------------------------------------------------------
 
 
-def visible_tiles(problem, query_tile):
+def visible_tiles(problem: Problem, query_tile: int) -> tuple[int, int]:
     """The key tiles [first, last) of which query tile `query_tile` sees at least one key."""
     first_position = problem.offset + query_tile * TILE
     last_position = first_position + rows_in_tile(query_tile, problem.num_queries) - 1
@@ -105,7 +116,7 @@ def visible_tiles(problem, query_tile):
     return min(first, max(last, 0)), max(last, 0)
 
 
-def edge_deltas(shift):
+def edge_deltas(shift: int) -> list[int]:
     """The distances d (-128 < d < 128, d = shift mod 128) at which an edge cuts a tile.
 
     An edge hides key f from query p of a tile where f > p + d. All tiles start at multiples of
@@ -117,7 +128,7 @@ def edge_deltas(shift):
     return [remainder, remainder - TILE]
 
 
-def core_parts(problem, split_heads):
+def core_parts(problem: Problem, split_heads: bool) -> list[Part]:
     """What this core computes: a list of (batch, key/value head, first, last query head).
 
     Whole groups go to the cores in turn; with `split_heads` the heads of an odd last one are split.
@@ -144,7 +155,7 @@ def core_parts(problem, split_heads):
 # ---- masks ------------------------------------------------------------------------------------
 
 
-def make_identity():
+def make_identity() -> Tensor:
     """[128, 128] bf16 identity: the stationary operand that adds a mask to scores in PSUM."""
     ones = nl.ndarray((TILE, TILE), dtype=nl.bfloat16, buffer=nl.sbuf)
     nisa.memset(dst=ones, value=1.0)
@@ -161,7 +172,7 @@ def make_identity():
     return identity
 
 
-def make_edge(delta, hide_above):
+def make_edge(delta: int, hide_above: bool) -> Tensor:
     """[128, 128] bf16, MASKED where key f > p + delta (hide_above) or f <= p + delta, else 0."""
     zeros = nl.ndarray((TILE, TILE), dtype=nl.bfloat16, buffer=nl.sbuf)
     nisa.memset(dst=zeros, value=0.0)
@@ -178,7 +189,7 @@ def make_edge(delta, hide_above):
     return mask
 
 
-def make_masks(problem):
+def make_masks(problem: Problem) -> dict[str, Tensor]:
     """The identity and every edge mask of this problem, by name (see `hide_edges`)."""
     masks = {"identity": make_identity()}
     for delta in edge_deltas(problem.offset):
@@ -189,7 +200,7 @@ def make_masks(problem):
     return masks
 
 
-def add_mask(scores, mask, identity):
+def add_mask(scores: Tensor, mask: Tensor, identity: Tensor) -> None:
     """scores[q, k] += mask, by a matmul with the identity: no engine but TensorE touches them."""
     num_queries, num_keys = scores.shape
     nisa.nc_matmul(
@@ -199,7 +210,9 @@ def add_mask(scores, mask, identity):
     )
 
 
-def hide_edges(problem, masks, scores, query_tile, key_tile):
+def hide_edges(
+    problem: Problem, masks: dict[str, Tensor], scores: Tensor, query_tile: int, key_tile: int
+) -> None:
     """Masks scores [q, k] of one 128 x 128 tile in PSUM where an edge cuts it."""
     num_queries, num_keys = scores.shape
     delta = problem.offset + (query_tile - key_tile) * TILE
@@ -210,7 +223,7 @@ def hide_edges(problem, masks, scores, query_tile, key_tile):
         add_mask(scores, masks[f"past{past}"], masks["identity"])
 
 
-def make_positions(num_keys):
+def make_positions(num_keys: int) -> Tensor:
     """[128, num_keys] fp32: column k holds k * 2^100 on every partition."""
     positions = nl.ndarray((TILE, num_keys), dtype=nl.float32, buffer=nl.sbuf)
     nisa.iota(dst=positions, pattern=[[1, num_keys]], offset=0, channel_multiplier=0)
@@ -218,7 +231,7 @@ def make_positions(num_keys):
     return positions
 
 
-def document_bounds(starts, first_key):
+def document_bounds(starts: Tensor, first_key: int) -> Tensor:
     """[q, 1] fp32: (starts - first_key - 1/2) * 2^100, the bound of `hide_documents`."""
     bounds = nl.ndarray(starts.shape, dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_scalar(
@@ -232,7 +245,7 @@ def document_bounds(starts, first_key):
     return bounds
 
 
-def hide_documents(scores, positions, bounds):
+def hide_documents(scores: Tensor, positions: Tensor, bounds: Tensor) -> Tensor:
     """Returns scores [q, k] in SBUF with the keys before each query's document hidden.
 
     One instruction: min((k - start + 1/2) * 2^100, score). The first operand is above 2^98 from

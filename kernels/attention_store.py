@@ -5,28 +5,30 @@ more, sums travel between the sections through private HBM in fp32 and are round
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import nki.isa as nisa
 import nki.language as nl
 
-from .attention_masks import BANK_TILES
-from .row_tiles import LOAD_TILES, TILE, copy_rows, load_rows, regions
+from .attention_gradients import Keys
+from .attention_masks import BANK_TILES, Problem
+from .row_tiles import LOAD_TILES, TILE, Tensor, copy_rows, load_rows, regions
 
 
 @dataclass
 class Store(nl.NKIObject):
     """dK and dV in HBM, the (batch, head) they belong to, and the sums [S', 1, 2, D] or None."""
 
-    gradients: Any
-    index: Any
+    gradients: Tensor
+    index: Tensor
     several: bool
-    sums: Any
+    sums: Tensor
     first: int  # key tiles [first, last) have been written (one section only)
     last: int
 
 
-def open_store(problem, outputs, index, several):
+def open_store(
+    problem: Problem, outputs: tuple[Tensor, ...], index: tuple[int, int], several: bool
+) -> Store:
     """Starts the gradients of the key/value head `index`; `several` sections will add to them."""
     store = Store(
         gradients=(outputs[1], outputs[2]),
@@ -44,7 +46,7 @@ def open_store(problem, outputs, index, several):
     return store
 
 
-def clear_rows(hbm_SBND, index, first_row, num_rows):
+def clear_rows(hbm_SBND: Tensor, index: tuple[int, int], first_row: int, num_rows: int) -> None:
     """Writes zeros into rows [first_row, +num_rows) of one (batch, head)."""
     if num_rows <= 0:
         return
@@ -57,7 +59,7 @@ def clear_rows(hbm_SBND, index, first_row, num_rows):
         copy_rows(hbm_SBND, zeros, first_row + start, count, index, True)
 
 
-def add_key_gradients(problem, store, keys):
+def add_key_gradients(problem: Problem, store: Store, keys: Keys) -> None:
     """Adds the dK and dV that PSUM holds for one block of keys."""
     first_row = keys.first * TILE
     num_rows = min(keys.last * TILE, problem.num_keys) - first_row
@@ -79,7 +81,14 @@ def add_key_gradients(problem, store, keys):
     store.last = keys.last
 
 
-def write_scaled(hbm_SBKD, index, block_PTD, first_row, num_rows, scale):
+def write_scaled(
+    hbm_SBKD: Tensor,
+    index: tuple[int, int],
+    block_PTD: Tensor,
+    first_row: int,
+    num_rows: int,
+    scale: float,
+) -> None:
     """Writes scale * block, rounded to the dtype of hbm."""
     rounded = nl.ndarray(block_PTD.shape, dtype=hbm_SBKD.dtype, buffer=nl.sbuf)
     for rows, start, end in regions(num_rows):
@@ -88,7 +97,7 @@ def write_scaled(hbm_SBKD, index, block_PTD, first_row, num_rows, scale):
     copy_rows(hbm_SBKD, rounded, first_row, num_rows, index, True)
 
 
-def close_store(problem, store):
+def close_store(problem: Problem, store: Store) -> None:
     """Rounds the sums of several sections, or clears the keys that no query saw."""
     scales = (problem.scale, 1.0)
     for which in range(2):

@@ -9,13 +9,19 @@ the product with V contracts over keys, which must lie on the partitions.
 # ruff: noqa: N815  (fields carry their shape, like every tensor here)
 
 from dataclasses import dataclass
-from typing import Any
 
 import nki.isa as nisa
 import nki.language as nl
 
-from .attention_masks import BANK_KEYS, BANK_TILES, NO_KEY_LSE, hide_documents, hide_edges
-from .row_tiles import TILE, divide_up, rows_in_tile, transpose_blocks
+from .attention_masks import (
+    BANK_KEYS,
+    BANK_TILES,
+    NO_KEY_LSE,
+    Problem,
+    hide_documents,
+    hide_edges,
+)
+from .row_tiles import TILE, Tensor, divide_up, rows_in_tile, transpose_blocks
 
 GROUP_TILES = 8
 """Key tiles between two updates of the running statistics: two banks of scores."""
@@ -31,8 +37,8 @@ class Section(nl.NKIObject):
 
     first: int
     last: int
-    keys_DS: Any
-    values_PTD: Any
+    keys_DS: Tensor
+    values_PTD: Tensor
 
 
 @dataclass
@@ -44,21 +50,29 @@ class Query(nl.NKIObject):
 
     tile: int
     rows: int
-    q_DS: Any
-    maxima: Any
-    total: Any
-    bias: Any
-    sum_PD: Any
+    q_DS: Tensor
+    maxima: Tensor
+    total: Tensor
+    bias: Tensor
+    sum_PD: Tensor
     started: bool
 
 
-def make_maxima(rows):
+def make_maxima(rows: int) -> Tensor:
     """Room for the running maximum and those of the banks of a group."""
     shape = (rows, 1 + GROUP_TILES // BANK_TILES)
     return nl.ndarray(shape, dtype=nl.float32, buffer=nl.sbuf)
 
 
-def attend(problem, masks, section, query, first, last, bounds):
+def attend(
+    problem: Problem,
+    masks: dict[str, Tensor],
+    section: Section,
+    query: Query,
+    first: int,
+    last: int,
+    bounds: Tensor,
+) -> None:
     """One step of the online softmax: 128 queries see the key tiles [first, last)."""
     num_banks = divide_up(last - first, BANK_TILES)
     scores = []
@@ -84,7 +98,15 @@ def attend(problem, masks, section, query, first, last, bounds):
     query.started = True
 
 
-def score(problem, masks, section, query, first, last, bounds):
+def score(
+    problem: Problem,
+    masks: dict[str, Tensor],
+    section: Section,
+    query: Query,
+    first: int,
+    last: int,
+    bounds: Tensor,
+) -> Tensor:
     """Masked scores [rows, keys] of the key tiles [first, last) of one bank (not yet scaled)."""
     begin = (first - section.first) * TILE
     end = min(last * TILE, problem.num_keys) - section.first * TILE
@@ -100,7 +122,9 @@ def score(problem, masks, section, query, first, last, bounds):
     return scores
 
 
-def exponentiate(problem, query, scores):
+def exponentiate(
+    problem: Problem, query: Query, scores: list[Tensor]
+) -> tuple[list[Tensor], Tensor]:
     """exp(scale * (scores - maximum)) in the dtype of q, and alpha; updates the statistics.
 
     Returns one tile [rows, keys] for each bank, and alpha = exp(scale * (old - new maximum)).
@@ -142,7 +166,7 @@ def exponentiate(problem, query, scores):
     return probabilities, alpha
 
 
-def update_total(query, sums, alpha):
+def update_total(query: Query, sums: Tensor, alpha: Tensor) -> None:
     """total = total * alpha + the sums of all banks."""
     total = sums
     if sums.shape[1] > 1:
@@ -160,7 +184,14 @@ def update_total(query, sums, alpha):
     query.total = total
 
 
-def weigh_values(problem, section, query, probabilities, first, last):
+def weigh_values(
+    problem: Problem,
+    section: Section,
+    query: Query,
+    probabilities: list[Tensor],
+    first: int,
+    last: int,
+) -> Tensor:
     """probabilities @ V in PSUM [rows, D] over the key tiles [first, last)."""
     out_psum = nl.ndarray((query.rows, problem.head_dim), dtype=nl.float32, buffer=nl.psum)
     for bank in range(len(probabilities)):
@@ -178,7 +209,7 @@ def weigh_values(problem, section, query, probabilities, first, last):
     return out_psum
 
 
-def normalize(query, out, lse):
+def normalize(query: Query, out: Tensor, lse: Tensor) -> None:
     """out = sum / total; lse = log(total) + scale * maximum."""
     total = nl.ndarray((query.rows, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_scalar(dst=total, data=query.total, op0=nl.maximum, operand0=LEAST_TOTAL)

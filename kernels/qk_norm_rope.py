@@ -25,18 +25,22 @@ instruction, never measured):
     backward  DMA 96 KiB 0.27 us; VectorE 12 x 128 cycles 1.6 us; ScalarE 0.33 us; TensorE 0.11 us
 """
 
+from typing import Any
+
 import nki
 import nki.isa as nisa
 import nki.language as nl
 
 from .rmsnorm import store_column_sums
-from .row_tiles import TILE, core_tiles, divide_up, load_broadcast, rows_in_tile
+from .row_tiles import TILE, Tensor, core_tiles, divide_up, load_broadcast, rows_in_tile
 
 HEADS = 16
 """Heads of one wide instruction: 4 KiB a partition in bf16 at D=128."""
 
 
-def check_heads(x_SBND, weight_D, cos_SB1E, sin_SB1E, name):
+def check_heads(
+    x_SBND: Tensor, weight_D: Tensor, cos_SB1E: Tensor, sin_SB1E: Tensor, name: str
+) -> None:
     """Checks one of the two tensors against its weight and the tables."""
     assert len(x_SBND.shape) == 4, f"{name} must be [S, B, heads, D], got {x_SBND.shape}"
     sequence, batch, _, dim = x_SBND.shape
@@ -52,7 +56,15 @@ def check_heads(x_SBND, weight_D, cos_SB1E, sin_SB1E, name):
 
 
 @nki.jit
-def qk_norm_rope_forward(q_SBND, k_SBKD, q_weight_D, k_weight_D, cos_SB1E, sin_SB1E, eps=1e-6):
+def qk_norm_rope_forward(
+    q_SBND: Tensor,
+    k_SBKD: Tensor,
+    q_weight_D: Tensor,
+    k_weight_D: Tensor,
+    cos_SB1E: Tensor,
+    sin_SB1E: Tensor,
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor]:
     """Returns q_out like q and k_out like k.
 
     q [S, B, N, D], k [S, B, K, D] bf16 or fp32; weights [D]; cos and sin [S, B, 1, D/2] fp32.
@@ -67,14 +79,16 @@ def qk_norm_rope_forward(q_SBND, k_SBKD, q_weight_D, k_weight_D, cos_SB1E, sin_S
     return outputs[0], outputs[1]
 
 
-def make_eps(eps):
+def make_eps(eps: float) -> Tensor:
     """[128, 1] fp32: gen2 takes the bias of an activation from a tile only."""
     eps_P1 = nl.ndarray((TILE, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.memset(dst=eps_P1, value=eps)
     return eps_P1
 
 
-def norm_rope(y_SBND, x_SBND, weight_D, cos_SB1E, sin_SB1E, eps):
+def norm_rope(
+    y_SBND: Tensor, x_SBND: Tensor, weight_D: Tensor, cos_SB1E: Tensor, sin_SB1E: Tensor, eps: float
+) -> None:
     """The forward of q or k."""
     sequence, batch_size, num_heads, _ = x_SBND.shape
     weight = load_broadcast(weight_D)
@@ -97,14 +111,14 @@ def norm_rope(y_SBND, x_SBND, weight_D, cos_SB1E, sin_SB1E, eps):
                 nisa.dma_copy(dst=out, src=y)
 
 
-def load_tokens(src_SBND, row, rows, batch, head, count):
+def load_tokens(src_SBND: Tensor, row: int, rows: int, batch: int, head: int, count: int) -> Tensor:
     """Returns [rows, heads, D]: tokens [row, +rows), heads [head, +count) of one batch row."""
     tile = nl.ndarray((rows, count, src_SBND.shape[3]), dtype=src_SBND.dtype, buffer=nl.sbuf)
     nisa.dma_copy(dst=tile, src=src_SBND[row : row + rows, batch, head : head + count, :])
     return tile
 
 
-def fold_weight(weight, cos, sin):
+def fold_weight(weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[rows, 4, D/2] fp32: w1 cos, w2 sin, w2 cos, w1 sin."""
     rows, _, half = cos.shape
     tables = nl.ndarray((rows, 4, half), dtype=nl.float32, buffer=nl.sbuf)
@@ -119,7 +133,7 @@ def fold_weight(weight, cos, sin):
     return tables
 
 
-def inverse_rms_of(x, eps_P1):
+def inverse_rms_of(x: Tensor, eps_P1: Tensor) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) over D: [rows, heads] fp32 for x [rows, heads, D]."""
     rows, heads, dim = x.shape
     squares = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.sbuf)
@@ -131,7 +145,7 @@ def inverse_rms_of(x, eps_P1):
     return r
 
 
-def rotate(y, x, r, tables):
+def rotate(y: Tensor, x: Tensor, r: Tensor, tables: Tensor) -> None:
     """y = rope(weight * x * r) for [rows, heads, D]; r [rows, heads]."""
     rows, heads, dim = x.shape
     half = dim // 2
@@ -151,7 +165,7 @@ def rotate(y, x, r, tables):
     add_parts(y, parts, nl.subtract, nl.add)
 
 
-def add_parts(y, parts, first_op, second_op):
+def add_parts(y: Tensor, parts: Tensor, first_op: Any, second_op: Any) -> None:
     """y1 = parts0 first_op parts1, y2 = parts2 second_op parts3."""
     half = parts.shape[3]
     ops = (first_op, second_op)
@@ -167,16 +181,16 @@ def add_parts(y, parts, first_op, second_op):
 
 @nki.jit
 def qk_norm_rope_backward(
-    dq_out_SBND,
-    dk_out_SBKD,
-    q_SBND,
-    k_SBKD,
-    q_weight_D,
-    k_weight_D,
-    cos_SB1E,
-    sin_SB1E,
-    eps=1e-6,
-):
+    dq_out_SBND: Tensor,
+    dk_out_SBKD: Tensor,
+    q_SBND: Tensor,
+    k_SBKD: Tensor,
+    q_weight_D: Tensor,
+    k_weight_D: Tensor,
+    cos_SB1E: Tensor,
+    sin_SB1E: Tensor,
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns dq, dk like q, k, and dq_weight, dk_weight [D] in fp32.
 
     The arguments of qk_norm_rope_forward after the gradients of its results.
@@ -198,7 +212,15 @@ def qk_norm_rope_backward(
     return gradients[0], gradients[1], weight_gradients[0], weight_gradients[1]
 
 
-def norm_rope_gradients(dx_SBND, dweight_D, dy_SBND, x_SBND, weight_D, tables, eps):
+def norm_rope_gradients(
+    dx_SBND: Tensor,
+    dweight_D: Tensor,
+    dy_SBND: Tensor,
+    x_SBND: Tensor,
+    weight_D: Tensor,
+    tables: tuple[Tensor, Tensor],
+    eps: float,
+) -> None:
     """The backward of q or k."""
     sequence, batch_size, num_heads, dim = x_SBND.shape
     weight = load_broadcast(weight_D)
@@ -233,7 +255,7 @@ def norm_rope_gradients(dx_SBND, dweight_D, dy_SBND, x_SBND, weight_D, tables, e
     store_column_sums(dweight_D, dweight_PC, last > first)
 
 
-def turn_back(dy, cos, sin):
+def turn_back(dy: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The transpose of the rotation: [rows, heads, D] fp32."""
     rows, heads, dim = dy.shape
     half = dim // 2
@@ -253,7 +275,7 @@ def turn_back(dy, cos, sin):
     return turned
 
 
-def scale_heads(x, factors, dtype):
+def scale_heads(x: Tensor, factors: Tensor, dtype: Any) -> Tensor:
     """x [rows, heads, D] * factors [rows, heads], on ScalarE."""
     scaled = nl.ndarray(x.shape, dtype=dtype, buffer=nl.sbuf)
     for head in range(x.shape[1]):
@@ -266,7 +288,7 @@ def scale_heads(x, factors, dtype):
     return scaled
 
 
-def differentiate_norm(turned, normed, product, weight):
+def differentiate_norm(turned: Tensor, normed: Tensor, product: Tensor, weight: Tensor) -> Tensor:
     """turned * weight - normed * mean(product * weight) over D; overwrites turned and product."""
     rows, heads, dim = turned.shape
     for head in range(heads):

@@ -3,38 +3,48 @@
 import numpy as np
 
 
-def _norm(x, weight_D, eps):
+def _norm(
+    x: np.ndarray, weight_D: np.ndarray, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     wide = x.astype(np.float64)
     r = 1.0 / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + eps)
     return wide * r, r, weight_D.astype(np.float64)
 
 
-def _rotate(x, cos, sin):
+def _rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     first, second = np.split(x, 2, axis=-1)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def qk_norm_rope_forward(q_SBND, k_SBKD, q_weight_D, k_weight_D, cos_SB1E, sin_SB1E, eps=1e-6):
+def qk_norm_rope_forward(
+    q_SBND: np.ndarray,
+    k_SBKD: np.ndarray,
+    q_weight_D: np.ndarray,
+    k_weight_D: np.ndarray,
+    cos_SB1E: np.ndarray,
+    sin_SB1E: np.ndarray,
+    eps: float = 1e-6,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns q_out like q and k_out like k; see qk_norm_rope.py."""
     cos, sin = cos_SB1E.astype(np.float64), sin_SB1E.astype(np.float64)
     outputs = []
     for x, weight_D in ((q_SBND, q_weight_D), (k_SBKD, k_weight_D)):
         normed, _, weight = _norm(x, weight_D, eps)
         outputs.append(_rotate(normed * weight, cos, sin).astype(x.dtype))
-    return tuple(outputs)
+    return outputs[0], outputs[1]
 
 
 def qk_norm_rope_backward(
-    dq_out_SBND,
-    dk_out_SBKD,
-    q_SBND,
-    k_SBKD,
-    q_weight_D,
-    k_weight_D,
-    cos_SB1E,
-    sin_SB1E,
-    eps=1e-6,
-):
+    dq_out_SBND: np.ndarray,
+    dk_out_SBKD: np.ndarray,
+    q_SBND: np.ndarray,
+    k_SBKD: np.ndarray,
+    q_weight_D: np.ndarray,
+    k_weight_D: np.ndarray,
+    cos_SB1E: np.ndarray,
+    sin_SB1E: np.ndarray,
+    eps: float = 1e-6,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns dq, dk like q, k and dq_weight, dk_weight [D] in fp32 (fp64 for fp64)."""
     cos, sin = cos_SB1E.astype(np.float64), sin_SB1E.astype(np.float64)
     gradients, weight_gradients = [], []

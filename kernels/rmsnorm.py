@@ -30,6 +30,7 @@ import nki.language as nl
 
 from .row_tiles import (
     TILE,
+    Tensor,
     copy_block,
     copy_columns,
     core_tiles,
@@ -49,7 +50,7 @@ CHUNK = 2048
 MAX_HIDDEN = 8192
 
 
-def check_norm(x, weight_H):
+def check_norm(x: Tensor, weight_H: Tensor) -> tuple[int, int]:
     """Checks shapes and dtypes, returns (rows, hidden)."""
     hidden = x.shape[len(x.shape) - 1]
     assert weight_H.shape == (hidden,), f"weight must be [{hidden}], got {weight_H.shape}"
@@ -59,7 +60,7 @@ def check_norm(x, weight_H):
     return num_rows_of(x), hidden
 
 
-def chunks(hidden):
+def chunks(hidden: int) -> list[tuple[int, int]]:
     """[(first column, last column)] of the chunks of a row."""
     parts = []
     for first in range(0, hidden, CHUNK):
@@ -68,7 +69,7 @@ def chunks(hidden):
 
 
 @nki.jit
-def rmsnorm_forward(x, weight_H, eps=1e-6):
+def rmsnorm_forward(x: Tensor, weight_H: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Returns y like x and inverse_rms [..., 1] in fp32.
 
     x [..., H] bf16 or fp32, weight [H] of any float dtype. Raises AssertionError on a bad argument.
@@ -99,7 +100,7 @@ def rmsnorm_forward(x, weight_H, eps=1e-6):
     return y, inverse_rms
 
 
-def inverse_rms_of(x_tile, eps_P1):
+def inverse_rms_of(x_tile: Tensor, eps_P1: Tensor) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) of each row, [rows, 1] fp32. The bias of gen2 must be a tile."""
     rows, hidden = x_tile.shape
     parts = chunks(hidden)
@@ -122,7 +123,9 @@ def inverse_rms_of(x_tile, eps_P1):
 
 
 @nki.jit
-def rmsnorm_backward(dy, x, weight_H, inverse_rms):
+def rmsnorm_backward(
+    dy: Tensor, x: Tensor, weight_H: Tensor, inverse_rms: Tensor
+) -> tuple[Tensor, Tensor]:
     """Returns dx like x and dweight [H] in fp32.
 
     dy and x [..., H], inverse_rms [..., 1] fp32 from rmsnorm_forward. Raises AssertionError on a
@@ -158,7 +161,9 @@ def rmsnorm_backward(dy, x, weight_H, inverse_rms):
     return dx, dweight_H
 
 
-def differentiate_weight(dweight_PC, x_tile, dy_tile, weight, r):
+def differentiate_weight(
+    dweight_PC: Tensor, x_tile: Tensor, dy_tile: Tensor, weight: Tensor, r: Tensor
+) -> Tensor:
     """Adds sum(r * dy * x) to dweight in PSUM; returns r^2 * mean(dy * weight * x), [rows, 1]."""
     rows, hidden = x_tile.shape
     parts = chunks(hidden)
@@ -205,7 +210,9 @@ def differentiate_weight(dweight_PC, x_tile, dy_tile, weight, r):
     return slope
 
 
-def differentiate_chunk(dx, x, dy, weight, scalars):
+def differentiate_chunk(
+    dx: Tensor, x: Tensor, dy: Tensor, weight: Tensor, scalars: tuple[Tensor, Tensor]
+) -> None:
     """dx = r * (dy * weight - x * slope) of some columns of a row tile."""
     slope, r = scalars
     g = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.sbuf)
@@ -223,7 +230,7 @@ def differentiate_chunk(dx, x, dy, weight, scalars):
     nisa.activation(dst=dx, op=nl.copy, data=inner, scale=r)
 
 
-def store_column_sums(sums_W, psum_PC, started):
+def store_column_sums(sums_W: Tensor, psum_PC: Tensor, started: bool) -> None:
     """Writes column sums from PSUM, element 128 c + p at [p, c], summed over the cores."""
     sums_PC = nl.ndarray(psum_PC.shape, dtype=nl.float32, buffer=nl.sbuf)
     width = sums_W.shape[0]
@@ -242,7 +249,7 @@ def store_column_sums(sums_W, psum_PC, started):
         sum_over_cores(sums_W, partial)
 
 
-def sum_over_cores(sums_W, partial):
+def sum_over_cores(sums_W: Tensor, partial: Tensor) -> None:
     """Each core adds the two rows of partial [2, W] for its share of the columns."""
     width = sums_W.shape[0]
     first, last = core_tiles(divide_up(width, TILE))

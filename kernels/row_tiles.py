@@ -4,9 +4,13 @@ A row tile holds 128 consecutive tokens on the partitions. [P, T, D] is T row ti
 token 128 * t + p at [p, t]; `transposed` is [D, T * 128], token 128 * t + p in that column.
 """
 
+from typing import Any
+
 import nki.isa as nisa
 import nki.language as nl
 
+Tensor = Any
+"""A tensor of nki, in HBM or on chip: NKI 0.2 has no public name for the class."""
 TILE = 128
 """Rows of a tile: the partitions of SBUF and the side of the systolic array."""
 LOAD_TILES = 16
@@ -15,17 +19,17 @@ TRANSPOSE_TILES = 4
 """Transposed tiles collected in one PSUM bank before they are evicted by one instruction."""
 
 
-def divide_up(numerator, denominator):
+def divide_up(numerator: int, denominator: int) -> int:
     """numerator / denominator, rounded up."""
     return (numerator + denominator - 1) // denominator
 
 
-def rows_in_tile(tile, length):
+def rows_in_tile(tile: int, length: int) -> int:
     """Rows of tile number `tile` of a sequence of `length` tokens (the last may be short)."""
     return min(TILE, length - tile * TILE)
 
 
-def evict(dst, src, on_scalar):
+def evict(dst: Tensor, src: Tensor, on_scalar: bool) -> None:
     """Copies PSUM to SBUF on ScalarE or VectorE: kernels give it to whichever waits for the other.
 
     tensor_copy does not exist on the ScalarE of gen2; an activation with op=copy does everywhere.
@@ -36,7 +40,14 @@ def evict(dst, src, on_scalar):
         nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
 
 
-def copy_rows(hbm_SBND, tiles, first_row, num_rows, index, to_hbm):
+def copy_rows(
+    hbm_SBND: Tensor,
+    tiles: Tensor,
+    first_row: int,
+    num_rows: int,
+    index: tuple[int, int],
+    to_hbm: bool,
+) -> None:
     """Copies rows [first_row, +num_rows) of one (batch, head) between HBM and row tiles [P, T, D].
 
     `index` is (batch, head). One DMA for each LOAD_TILES whole tiles and one for a short last one.
@@ -61,7 +72,7 @@ def copy_rows(hbm_SBND, tiles, first_row, num_rows, index, to_hbm):
         nisa.dma_copy(dst=rows if to_hbm else chip, src=chip if to_hbm else rows)
 
 
-def load_rows(src_SBND, first_row, num_rows, index):
+def load_rows(src_SBND: Tensor, first_row: int, num_rows: int, index: tuple[int, int]) -> Tensor:
     """Returns rows [first_row, +num_rows) of one (batch, head) as row tiles [P, T, D] in SBUF."""
     shape = (TILE, divide_up(num_rows, TILE), src_SBND.shape[3])
     tiles = nl.ndarray(shape, dtype=src_SBND.dtype, buffer=nl.sbuf)
@@ -69,7 +80,7 @@ def load_rows(src_SBND, first_row, num_rows, index):
     return tiles
 
 
-def copy_block(hbm, chip, first_row, first_column, to_hbm):
+def copy_block(hbm: Tensor, chip: Tensor, first_row: int, first_column: int, to_hbm: bool) -> None:
     """Copies chip [rows, columns] to or from hbm [..., width], seen as rows of its last dim."""
     width = hbm.shape[len(hbm.shape) - 1]
     rows, columns = chip.shape
@@ -77,14 +88,14 @@ def copy_block(hbm, chip, first_row, first_column, to_hbm):
     nisa.dma_copy(dst=block if to_hbm else chip, src=chip if to_hbm else block)
 
 
-def load_block(hbm, first_row, rows, first_column, columns):
+def load_block(hbm: Tensor, first_row: int, rows: int, first_column: int, columns: int) -> Tensor:
     """Returns rows [first_row, +rows), columns [first_column, +columns) of hbm [..., width]."""
     chip = nl.ndarray((rows, columns), dtype=hbm.dtype, buffer=nl.sbuf)
     copy_block(hbm, chip, first_row, first_column, False)
     return chip
 
 
-def load_broadcast(vector):
+def load_broadcast(vector: Tensor) -> Tensor:
     """Returns vector [W] in HBM as [128, W] in SBUF: every partition holds it."""
     width = vector.shape[0]
     chip = nl.ndarray((TILE, width), dtype=vector.dtype, buffer=nl.sbuf)
@@ -92,7 +103,7 @@ def load_broadcast(vector):
     return chip
 
 
-def num_rows_of(hbm):
+def num_rows_of(hbm: Tensor) -> int:
     """Rows of hbm [..., width]: the product of all dims but the last."""
     rows = 1
     for dim in hbm.shape[0 : len(hbm.shape) - 1]:
@@ -100,7 +111,7 @@ def num_rows_of(hbm):
     return rows
 
 
-def replace_last(shape, last):
+def replace_last(shape: tuple[int, ...], last: int) -> tuple[int, ...]:
     """The shape with its last dim replaced."""
     dims = []
     for dim in shape[0 : len(shape) - 1]:
@@ -109,13 +120,13 @@ def replace_last(shape, last):
     return tuple(dims)
 
 
-def core_tiles(num_tiles):
+def core_tiles(num_tiles: int) -> tuple[int, int]:
     """The tiles [first, last) that this core of the launch processes."""
     core, num_cores = programs()
     return num_tiles * core // num_cores, num_tiles * (core + 1) // num_cores
 
 
-def regions(num_rows):
+def regions(num_rows: int) -> list[tuple[int, int, int]]:
     """The parts of a [P, T] tile that `num_rows` rows fill: [(rows, first tile, last tile)].
 
     Whole tiles first, then a short last one, so that no instruction reads what nobody wrote.
@@ -129,7 +140,7 @@ def regions(num_rows):
     return parts
 
 
-def copy_columns(hbm, columns, first, count, to_hbm):
+def copy_columns(hbm: Tensor, columns: Tensor, first: int, count: int, to_hbm: bool) -> None:
     """Copies `count` scalars from flat position `first` of hbm, token 128 t + p at [p, t].
 
     Four bytes a descriptor; the statistics of a row tile are 1/D of its data.
@@ -141,7 +152,7 @@ def copy_columns(hbm, columns, first, count, to_hbm):
         nisa.dma_copy(dst=scalars if to_hbm else chip, src=chip if to_hbm else scalars)
 
 
-def load_columns(src, first, count):
+def load_columns(src: Tensor, first: int, count: int) -> Tensor:
     """Returns `count` scalars from flat position `first` of src as [P, T] fp32 in SBUF."""
     shape = (TILE, divide_up(count, TILE))
     columns = nl.ndarray(shape, dtype=src.dtype, buffer=nl.sbuf)
@@ -154,7 +165,7 @@ def load_columns(src, first, count):
     return wide
 
 
-def transpose_rows(transposed, tiles, num_rows):
+def transpose_rows(transposed: Tensor, tiles: Tensor, num_rows: int) -> None:
     """Writes row tiles [P, T, D] into `transposed` [D, num_rows]: TensorE to PSUM, then evicted."""
     _, num_tiles, dim = tiles.shape
     for first in range(0, num_tiles, TRANSPOSE_TILES):
@@ -174,7 +185,7 @@ def transpose_rows(transposed, tiles, num_rows):
         evict(transposed[:, begin:end], bank[:, 0 : end - begin], odd)
 
 
-def transpose_blocks(tile, on_scalar):
+def transpose_blocks(tile: Tensor, on_scalar: bool) -> Tensor:
     """[rows, columns] -> [P, blocks of 128 columns, rows] in SBUF, at most four blocks.
 
     A last block of fewer columns fills as many partitions; the others of that block are undefined.
@@ -200,7 +211,7 @@ def transpose_blocks(tile, on_scalar):
     return transposed
 
 
-def programs():
+def programs() -> tuple[int, int]:
     """(this core's number, number of cores) of the launch: (0, 1) without a grid."""
     if nl.program_ndim() == 0:
         return 0, 1

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ndtrain import nkisim
+from ndtrain.nkisim import api as nkisim_api
 from ndtrain.nkisim.target import PSUM_BYTES
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ COLUMNS = 72
 ROWS = 8
 LARGEST = 6
 BAR = "#"
-NAMES = {"nl": "nki.language", "nisa": "nki.isa", "ncc": "nki.collectives", "nki": "nki"}
+MODULES = {"nl": "nki.language", "nisa": "nki.isa", "ncc": "nki.collectives", "nki": "nki"}
 
 
 def describe(run: Run, first: int, count: int) -> list[str]:
@@ -64,24 +64,28 @@ def _columns(steps: Sequence[tuple[int, int]], length: int) -> list[int]:
 
 
 class ApiRow(NamedTuple):
-    module: str
+    """One public name of nki; users are the files of kernels/ that use it."""
+
     name: str
-    simulated: bool
-    users: int
+    since: str
+    generation: int
+    status: str
+    users: tuple[str, ...]
 
 
 def api_rows() -> list[ApiRow]:
-    """Every public name of the simulated nki and every name that a kernel uses."""
+    """Every public name of nki, as the simulator lists them."""
     used = _used_names()
-    modules = nkisim.modules.build()
-    rows = []
-    for module in NAMES.values():
-        public = {n for n in vars(modules[module]) if not n.startswith("_")}
-        here = {name for owner, name in used if owner == module}
-        for name in sorted(public | here):
-            simulated = name in public and nkisim.modules.implemented(module, name)
-            rows.append(ApiRow(module, name, simulated, len(used.get((module, name), ()))))
-    return rows
+    return [
+        ApiRow(
+            f"{name.module}.{name.name}",
+            name.since,
+            name.generation,
+            name.status,
+            tuple(sorted(used.get((name.module, name.name), ()))),
+        )
+        for name in nkisim_api.names()
+    ]
 
 
 def _used_names() -> dict[tuple[str, str], set[str]]:
@@ -89,10 +93,10 @@ def _used_names() -> dict[tuple[str, str], set[str]]:
     from ndtrain.kernels import API_SUBSET
 
     found: dict[tuple[str, str], set[str]] = {}
-    for path in sorted(API_SUBSET.parent.glob("*.py")):
+    for path in API_SUBSET.parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="ascii"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                module = NAMES.get(node.value.id)
+                module = MODULES.get(node.value.id)
                 if module:
                     found.setdefault((module, node.attr), set()).add(path.name)
     return found

@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 @click.group()
 def kernels() -> None:
-    """Look at the NKI kernels and run them without hardware."""
+    """Run the NKI kernels without hardware."""
 
 
 @kernels.command("ls")
@@ -65,12 +65,18 @@ def ls(as_json: bool) -> None:
     click.echo(f"\nevery kernel, on every target listed: {kernel.evidence}")
 
 
+_HELP = {
+    "shape": "Sizes other than the default: queries=300,heads=4.",
+    "target": "The machine whose rules and NKI version apply.",
+    "dtype": "Of the inputs.",
+    "cores": "Physical cores; 2 is a launch on LNC2.",
+}
 _SHARED = (
     click.argument("name"),
-    click.option("--shape", default="", help="Sizes other than the default: queries=300,heads=4."),
-    click.option("--target", type=click.Choice(TARGETS), default="trn2", show_default=True),
-    click.option("--dtype", type=click.Choice(list(BOUNDS)), default="bf16", show_default=True),
-    click.option("--cores", type=click.IntRange(1, 2), default=1, help="2: a launch on LNC2."),
+    click.option("--shape", default="", help=_HELP["shape"]),
+    click.option("--target", type=click.Choice(TARGETS), default="trn2", help=_HELP["target"]),
+    click.option("--dtype", type=click.Choice(list(BOUNDS)), default="bf16", help=_HELP["dtype"]),
+    click.option("--cores", type=click.IntRange(1, 2), default=1, help=_HELP["cores"]),
 )
 
 
@@ -140,17 +146,18 @@ def show(
 @kernels.command("api")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def api(as_json: bool) -> None:
-    """List the names of nki that the kernels use, and whether the simulator executes them."""
+    """List the names of nki, what the simulator does with each, and who uses it."""
     from ndtrain.cli.kernel_drawing import api_rows
 
     rows = api_rows()
     if as_json:
         terminal.print_json([row._asdict() for row in rows])
         return
+    width = max(len(row.name) for row in rows)
     for row in rows:
-        state = "simulated" if row.simulated else "not simulated"
-        users = f"{row.users} kernel files" if row.users else "no kernel"
-        click.echo(f"{row.module}.{row.name}  {state}  {users}")
+        users = f"used by {len(row.users)} files" if row.users else ""
+        first = f"NKI {row.since:12}  gen{row.generation}+"
+        click.echo(f"{row.name:{width}}  {first}  {row.status:15}  {users}".rstrip())
 
 
 def _sizes(name: str, shape: str) -> dict[str, int]:
@@ -189,7 +196,7 @@ def _run(
     import numpy as np
 
     from ndtrain import nkisim
-    from ndtrain.kernels import KERNELS
+    from ndtrain.kernels import KERNELS, NKI_VERSIONS
     from ndtrain.kernels.examples import make_calls
 
     kernel = KERNELS[name]
@@ -199,7 +206,7 @@ def _run(
     chosen = ml_dtypes.bfloat16 if dtype == "bf16" else np.float32
     values = settings is None or settings.arithmetic
     calls = make_calls(name, sizes, chosen, seed, values)
-    with nkisim.as_nki():
+    with nkisim.as_nki(NKI_VERSIONS[target], fresh="ndtrain.kernels"):
         module = importlib.import_module(f"ndtrain.kernels.{kernel.module}")
     function = getattr(module, kernel.function)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import types
@@ -12,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import ndtrain.kernels
 import numpy as np
-from ndtrain.kernels import KERNELS
+from ndtrain.kernels import KERNELS, NKI_VERSIONS
 
 from ndtrain import nkisim
 
@@ -34,11 +35,17 @@ def wide(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(array).astype(np.float64) for array in arrays)
 
 
-def kernel(name: str) -> Callable:
-    """The kernel of that name, for nkisim.run."""
-    with nkisim.as_nki():
+@functools.cache
+def kernel(name: str, target: str = "trn2") -> Callable:
+    """The kernel of that name under the NKI version of the target, for nkisim.run."""
+    with nkisim.as_nki(NKI_VERSIONS[target], fresh="ndtrain.kernels"):
         module = importlib.import_module(f"ndtrain.kernels.{KERNELS[name].module}")
     return getattr(module, KERNELS[name].function)
+
+
+def run(name: str, *arguments: Any, target: str = "trn2", **how: Any) -> nkisim.Run:
+    """nkisim.run of the kernel of that name."""
+    return nkisim.run(kernel(name, target), *arguments, target=target, **how)
 
 
 def reference(name: str) -> Callable:
@@ -72,18 +79,24 @@ class Attention:
             *wide(self.q, self.k, self.v), **self.options
         )
 
-    def forward(self, run: Callable | None = None, **how: Any) -> tuple[np.ndarray, np.ndarray]:
-        chosen = run or kernel("attention_forward")
-        return nkisim.run(chosen, self.q, self.k, self.v, **self.options, **how).outputs
+    def forward(
+        self, chosen: Callable | None = None, target: str = "trn2", **how: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of `chosen`, or of attention_forward itself."""
+        chosen = chosen or kernel("attention_forward", target)
+        arguments = (self.q, self.k, self.v)
+        return nkisim.run(chosen, *arguments, target=target, **self.options, **how).outputs
 
-    def backward(self, run: Callable | None = None, **how: Any) -> tuple[np.ndarray, ...]:
-        chosen = run or kernel("attention_backward")
+    def backward(
+        self, chosen: Callable | None = None, target: str = "trn2", **how: Any
+    ) -> tuple[np.ndarray, ...]:
+        chosen = chosen or kernel("attention_backward", target)
         out, lse = self.out.astype(self.q.dtype), self.lse.astype(np.float32)
         arguments = (self.dout, self.q, self.k, self.v, out, lse)
-        return nkisim.run(chosen, *arguments, **self.options, **how).outputs
+        return nkisim.run(chosen, *arguments, target=target, **self.options, **how).outputs
 
-    def forward_errors(self, run: Callable | None = None, **how: Any) -> list[float]:
-        return relative_errors(self.forward(run, **how), (self.out, self.lse))
+    def forward_errors(self, chosen: Callable | None = None, **how: Any) -> list[float]:
+        return relative_errors(self.forward(chosen, **how), (self.out, self.lse))
 
     def gradients(self) -> tuple[np.ndarray, ...]:
         """dq, dk, dv in float64."""
@@ -91,8 +104,8 @@ class Attention:
         out = self.out.astype(self.q.dtype).astype(np.float64)
         return reference("attention_backward")(*arguments, out, self.lse, **self.options)
 
-    def backward_errors(self, run: Callable | None = None, **how: Any) -> list[float]:
-        return relative_errors(self.backward(run, **how), self.gradients())
+    def backward_errors(self, chosen: Callable | None = None, **how: Any) -> list[float]:
+        return relative_errors(self.backward(chosen, **how), self.gradients())
 
 
 def documents(queries: int, batch: int, seed: int = 5) -> np.ndarray:
@@ -114,21 +127,11 @@ def mutant(name: str, file: str, old: str, new: str) -> Callable:
     assert source.count(old) == 1, f"{file}.py contains {source.count(old)} times: {old}"
     changed = {file: source.replace(old, new)}
     main = KERNELS[name].module
-    changed.setdefault(main, (FOLDER / f"{main}.py").read_text())
-    # Siblings that import the changed file have to see the change, too.
-    order = [*SHARED, main]
-    saved = dict(sys.modules)
-    try:
-        with nkisim.as_nki():
-            for module in dict.fromkeys(order):
-                text = changed.get(module, (FOLDER / f"{module}.py").read_text())
-                _execute(module, text)
+    with nkisim.as_nki(fresh="ndtrain.kernels"):
+        # In order of imports, so that siblings see the changed file.
+        for module in dict.fromkeys((*SHARED, main)):
+            _execute(module, changed.get(module) or (FOLDER / f"{module}.py").read_text())
         return getattr(sys.modules[f"ndtrain.kernels.{main}"], name)
-    finally:
-        for module in list(sys.modules):
-            if module.startswith("ndtrain.kernels."):
-                del sys.modules[module]
-        sys.modules.update({k: v for k, v in saved.items() if k.startswith("ndtrain.kernels.")})
 
 
 def _execute(module: str, source: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ndtrain import nkisim
-from tests.kernels.kernel_cases import BF16, kernel, normal, reference, relative_errors, wide
+from tests.kernels.kernel_cases import BF16, normal, reference, relative_errors, run, wide
 
 BOUND = 2e-6
 ROWS = [1, 127, 128, 129]
@@ -16,7 +16,7 @@ ROWS = [1, 127, 128, 129]
 
 def check(name: str, *arrays: np.ndarray, **how: Any) -> Any:
     """Compares all results with the reference and returns them."""
-    ours = nkisim.run(kernel(name), *arrays, **how).outputs
+    ours = run(name, *arrays, **how).outputs
     wanted = reference(name)(*wide(*arrays))
     pair = (ours, wanted) if isinstance(ours, tuple) else ((ours,), (wanted,))
     assert max(relative_errors(*pair)) < BOUND
@@ -58,7 +58,7 @@ def test_two_cores(rows: int) -> None:
 def test_eps_counts() -> None:
     x = normal(0, (4, 128)) * 1e-3
     weight = np.ones(128, np.float32)
-    ours = nkisim.run(kernel("rmsnorm_forward"), x, weight, 1e-2).outputs
+    ours = run("rmsnorm_forward", x, weight, 1e-2).outputs
     wanted = reference("rmsnorm_forward")(*wide(x, weight), 1e-2)
     assert max(relative_errors(ours, wanted)) < BOUND
     assert np.max(np.abs(ours[0])) < 0.1
@@ -137,12 +137,12 @@ def test_qk_norm_rope(shape: tuple[int, int, int, int, int], target: str) -> Non
 def test_bad_arguments_are_named(name: str, shapes: list[tuple[int, ...]], message: str) -> None:
     arrays = [np.zeros(shape, np.float32) for shape in shapes]
     with pytest.raises(AssertionError, match=message):
-        nkisim.run(kernel(name), *arrays)
+        run(name, *arrays)
 
 
 def test_float16_is_refused() -> None:
     with pytest.raises(AssertionError, match="bfloat16 or float32"):
-        nkisim.run(kernel("swiglu_forward"), np.zeros((4, 4), np.float16))
+        run("swiglu_forward", np.zeros((4, 4), np.float16))
 
 
 def test_largest_hidden_fits_gen2() -> None:
@@ -150,4 +150,4 @@ def test_largest_hidden_fits_gen2() -> None:
     x, weight = np.zeros((128, 8192), BF16), np.zeros(8192, np.float32)
     settings = nkisim.Options(arithmetic=False)
     arguments = (x, x, weight, np.zeros((128, 1), np.float32))
-    nkisim.run(kernel("rmsnorm_backward"), *arguments, target="trn1", options=settings)
+    run("rmsnorm_backward", *arguments, target="trn1", options=settings)

@@ -26,7 +26,7 @@ def small(name: str) -> dict[str, int]:
 def test_each_kernel_meets_its_reference(name: str) -> None:
     for target in KERNELS[name].targets:
         calls = make_calls(name, small(name))
-        runs = nkisim.run_ranks(kernel(name), calls, target=target)
+        runs = nkisim.run_ranks(kernel(name, target), calls, target=target)
         for run, wanted in zip(runs, wanted_results(name, calls), strict=True):
             ours = run.outputs if isinstance(run.outputs, tuple) else (run.outputs,)
             assert len(ours) == len(OUTPUTS[name])
