@@ -11,5 +11,6 @@ __version__ = "0.1.0"
 # wheel. Searching both makes `ndtrain.kernels` the same name in either case.
 _checkout = Path(__file__).resolve().parent.parent
 # (The name is checked because the checkout also holds this very folder, as `ndtrain.ndtrain`.)
-if __name__ == "ndtrain" and (_checkout / "pyproject.toml").is_file() and (_checkout / "kernels").is_dir():
+_is_checkout = (_checkout / "pyproject.toml").is_file() and (_checkout / "kernels").is_dir()
+if __name__ == "ndtrain" and _is_checkout:
     __path__.append(str(_checkout))

@@ -93,7 +93,8 @@ def _section(name: str, key: str) -> str:
     for entry, info in section.model_fields.items():
         full = f"{name}.{entry}"
         if key in ("", name, full):
-            lines += [f"  # {info.description}", f"  # Legal: {keys.legal_values(full)}."]
+            lines += [f"  # {line.strip()}" for line in (info.description or "").splitlines()]
+            lines.append(f"  # Legal: {keys.legal_values(full)}.")
             lines.append(f"  {entry}: {scalar(info.default)}")
     return "\n".join(lines) + "\n"
 

@@ -85,7 +85,7 @@ def unknown_key(key: str) -> tuple[str, str]:
 def _nearest_key(name: str, rest: str) -> str:
     if not rest:
         by_last = {candidate.partition(".")[2]: candidate for candidate in FIELDS}
-        match = nearest(name, [*SECTIONS, *by_last])
+        match = nearest(name, SECTIONS) or nearest(name, by_last)
         return (
             _meant(by_last.get(match, match))
             if match

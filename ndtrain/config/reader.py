@@ -12,7 +12,6 @@ hides a value from the reader.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import yaml
 
@@ -49,10 +48,9 @@ class _Loader(yaml.SafeLoader):
     The pure-Python loader, because libyaml's composer cannot be overridden; configs are short.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
     depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise _refuse(event, _NO_ALIAS)
@@ -73,10 +71,13 @@ class _Refused(yaml.MarkedYAMLError):
 
 
 def _refuse(event: yaml.Event, problem: str) -> _Refused:
-    return _Refused(problem=problem, problem_mark=event.start_mark)
+    mark = event.start_mark
+    assert isinstance(mark, yaml.Mark)
+    return _Refused(problem=problem, problem_mark=mark)
 
 
-# PyYAML indexes resolvers by a scalar's first character; None stands for any.
+# Ours instead of YAML 1.1's. PyYAML indexes them by a scalar's first character; None means any.
+_Loader.yaml_implicit_resolvers = {}
 for _kind, _pattern in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT)):
     _whole = re.compile(rf"(?:{_pattern.pattern})\Z")
     _Loader.add_implicit_resolver(_PREFIX + _kind, _whole, None)
@@ -99,6 +100,7 @@ class _Builder:
             return Node(self._mapping(node), where)
         if isinstance(node, yaml.SequenceNode):
             return Node([plain(self.build(item)) for item in node.value], where)
+        assert isinstance(node, yaml.ScalarNode)
         return Node(self._scalar(node), where)
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
