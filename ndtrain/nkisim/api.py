@@ -72,32 +72,37 @@ BEYOND: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _NEW_SINCE_0_2: dict[str, frozenset[str]] = {
-    "nki": frozenset(("simulate", "typing")),
-    "nki.typing": frozenset(("tensor",)),
-    "nki.isa": frozenset(
-        "activate2 get_nc_sub_version NkiInstruction NkiValidationError topk "
-        "VirtualRegister".split()
+    "nki": _words("simulate typing"),
+    "nki.typing": _words("tensor"),
+    "nki.isa": _words(
+        "activate2 get_nc_sub_version NkiInstruction NkiValidationError topk VirtualRegister"
     ),
-    "nki.collectives": frozenset(("all_gather_v", "all_to_all_v")),
-    "nki.language": frozenset("""
+    "nki.collectives": _words("all_gather_v all_to_all_v"),
+    "nki.language": _words("""
         DType MemoryRegion NkiTensor abs_max abs_min all broadcast_to bypass ceil cos dropout
         dynamic_range empty_like expand_dims float8_e8m0fnu floor fmod fori_loop full
         gather_flattened is_hbm is_on_chip is_psum is_sbuf load load_transpose2d matmul max mean
         min mod negative no_reorder ones prelu prod rand random_seed rms_norm softmax store sum
         tan transpose trunc var where while_loop zeros_like
-    """.split()),
-    "nki.language.NkiTensor": frozenset("""
+    """),
+    "nki.language.NkiTensor": _words("""
         broadcast expand_dim flatten_dims get_pattern indirect is_contiguous is_indirect permute
         rearrange reinterpret_cast reshape_dim select slice squeeze_dim vector_select view
-    """.split()),
-}  # fmt: skip
-_GENERATION: dict[str, int] = dict.fromkeys(
-    "core_barrier nonzero_with_count rand_get_state rand_set_state range_select sendrecv".split(), 3
-) | dict.fromkeys(
-    "abs_max abs_min activate2 exponential float4_e2m1fn_x4 float8_e4m3fn float8_e4m3fn_x4 "
-    "float8_e5m2_x4 float8_e8m0fnu indirect nc_matmul_mx quantize_mx rand2".split(), 4
-)  # fmt: skip
+    """),
+}
+_GEN3 = _words("""
+    core_barrier nonzero_with_count rand_get_state rand_set_state range_select sendrecv
+""")
+_GEN4 = _words("""
+    abs_max abs_min activate2 exponential float4_e2m1fn_x4 float8_e4m3fn float8_e4m3fn_x4
+    float8_e5m2_x4 float8_e8m0fnu indirect nc_matmul_mx quantize_mx rand2
+""")
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,8 @@ def names(version: str = "0.6") -> list[Name]:
                     continue
                 since = "0.2" if in_version(module, name, "0.2") else "0.3 or later"
                 status = "implemented" if name in have else "not implemented"
-                found.append(Name(module, name, status, _GENERATION.get(name, 2), since))
+                generation = 4 if name in _GEN4 else 3 if name in _GEN3 else 2
+                found.append(Name(module, name, status, generation, since))
     return sorted(found, key=lambda n: (n.module, n.name.lower()))
 
 

@@ -115,7 +115,9 @@ def visit(result: Any, action: Callable[[NkiTensor], None]) -> None:
 def _values(tensor: NkiTensor, options: Options) -> np.ndarray:
     assert tensor.storage is not None
     held = tensor.storage.view(tensor.window, tensor.dtype)
-    return held.astype(host_dtype(tensor.dtype, precise=True)) if not options.precise else held.copy()
+    if options.precise:
+        return held.copy()
+    return held.astype(host_dtype(tensor.dtype, precise=True))
 
 
 def to_host(result: Any, options: Options, wants_torch: bool) -> Any:

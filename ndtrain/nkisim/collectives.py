@@ -1,6 +1,7 @@
 """`nki.collectives` between simulated ranks.
 
-Every rank of a group has to issue the same collectives in the same order. Reductions run in rank order in float32, so a run is repeatable.
+Every rank of a group has to issue the same collectives in the same order. Reductions run in rank
+order in float32, so a run is repeatable.
 `collective_permute_implicit` sends odd channels round the ring the other way: a kernel may not
 assume a direction, it has to ask for the rank whose data it holds.
 """
@@ -211,8 +212,8 @@ def reduce_scatter(
             parts = [_part(rank[i], mine, len(group)) for rank in chunks]
             _put(core, dst, *_reduced(core, dst, token, parts))
 
-    _exchange("reduce_scatter", group, srcs, dsts, deliver, check=check,
-              params={"op": token, "dim": collective_dim}, priority=priority, name=name)  # fmt: skip
+    _exchange("reduce_scatter", group, srcs, dsts, deliver, check=check, priority=priority,
+              params={"op": token, "dim": collective_dim}, name=name)  # fmt: skip
 
 
 def _part(chunk: Chunk, index: int, count: int) -> Chunk:
@@ -295,7 +296,8 @@ def collective_permute_implicit(
     name: str | None = None,
 ) -> None:  # fmt: skip
     group, mine = _mine(replica_group)
-    srcs, dsts = _flat(srcs_by_channel, "srcs_by_channel"), _flat(dsts_by_channel, "dsts_by_channel")
+    srcs = _flat(srcs_by_channel, "srcs_by_channel")
+    dsts = _flat(dsts_by_channel, "dsts_by_channel")
 
     def check() -> None:
         _check_channels(list(channel_ids), len(srcs))
@@ -319,7 +321,8 @@ def collective_permute_implicit_reduce(
     channel_ids: Sequence[int] = (0,), priority: int | None = None, name: str | None = None,
 ) -> None:  # fmt: skip
     group, mine = _mine(replica_group)
-    left, right = _flat(srcs0_by_channel, "srcs0_by_channel"), _flat(srcs1_by_channel, "srcs1_by_channel")
+    left = _flat(srcs0_by_channel, "srcs0_by_channel")
+    right = _flat(srcs1_by_channel, "srcs1_by_channel")
     dsts = _flat(dsts_by_channel, "dsts_by_channel")
     token = operator(op, "op")
 

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from ndtrain.nkisim.errors import HardwareLimit
+from ndtrain.nkisim.errors import HardwareLimit, NkiSimError
+
+try:
+    import ml_dtypes
+except ModuleNotFoundError:
+    raise NkiSimError(
+        "the simulator needs the package ml_dtypes for bfloat16 and fp8",
+        help='pip install "ndtrain[nkisim]"',
+    ) from None
 
 
 class DType(str):
@@ -76,9 +83,7 @@ ALL = (
     float8_e5m2_x4, float8_e4m3fn_x4, float4_e2m1fn_x4,
 )  # fmt: skip
 _BY_NAME: dict[str, DType] = {str(d): d for d in ALL} | {"bool_": bool_}
-_LOW_PRECISION = frozenset(
-    (float16, bfloat16, tfloat32, float8_e4m3, float8_e4m3fn, float8_e5m2)
-)
+_LOW_PRECISION = frozenset((float16, bfloat16, tfloat32, float8_e4m3, float8_e4m3fn, float8_e5m2))
 _TF32_DROPPED_BITS = 13  # float32 has 23 mantissa bits, tf32 keeps 10
 
 

@@ -64,9 +64,7 @@ def _trigonometric(op: Op, x: NkiTensor, out: NkiTensor) -> NkiTensor:
     """Range reduction to [-pi, pi], then the Scalar Engine's sine."""
     turn, shift = 2 * math.pi, math.pi / 2 if op is ops.cos else 0.0
     moved = tile(x.shape, float32)
-    isa_elementwise.tensor_scalar(
-        moved, x, ops.add, shift + math.pi, op1=ops.mod, operand1=turn
-    )
+    isa_elementwise.tensor_scalar(moved, x, ops.add, shift + math.pi, op1=ops.mod, operand1=turn)
     isa_elementwise.tensor_scalar(moved, moved, ops.subtract, math.pi)
     isa_activation.activation(out, ops.sin, moved)
     return out

@@ -147,7 +147,7 @@ class _Checker(ast.NodeVisitor):
             self._refuse(node, *found)
         super().visit(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         if self._depth and self._old:
             self._refuse(node, "a nested function", "NKI 0.2 has no loop bodies as functions")
         arguments = node.args
@@ -160,30 +160,30 @@ class _Checker(ast.NodeVisitor):
             self.visit(statement)
         self._depth -= 1
 
-    def visit_Compare(self, node: ast.Compare) -> None:  # noqa: N802
+    def visit_Compare(self, node: ast.Compare) -> None:
         for op, right in zip(node.ops, node.comparators, strict=True):
             none = isinstance(right, ast.Constant) and right.value is None
             if isinstance(op, (ast.Is, ast.IsNot)) and not none and not self._old:
                 self._refuse(node, "`is` between values", "compare with == or !=")
         self.generic_visit(node)
 
-    def visit_For(self, node: ast.For) -> None:  # noqa: N802
+    def visit_For(self, node: ast.For) -> None:
         if node.orelse:
             self._refuse(node, "`else` of a loop", "use a flag")
         self.generic_visit(node)
 
-    def visit_While(self, node: ast.While) -> None:  # noqa: N802
+    def visit_While(self, node: ast.While) -> None:
         if node.orelse:
             self._refuse(node, "`else` of a loop", "use a flag")
         self.generic_visit(node)
 
-    def visit_Dict(self, node: ast.Dict) -> None:  # noqa: N802
+    def visit_Dict(self, node: ast.Dict) -> None:
         for key in node.keys:
             if isinstance(key, ast.Constant) and not isinstance(key.value, str):
                 self._refuse(node, "a dict with keys that are no strings", "use strings")
         self.generic_visit(node)
 
-    def visit_With(self, node: ast.With) -> None:  # noqa: N802
+    def visit_With(self, node: ast.With) -> None:
         for item in node.items:
             call = item.context_expr
             name = call.func if isinstance(call, ast.Call) else call

@@ -56,9 +56,7 @@ def _resolved(core: Core, tensor: NkiTensor) -> NkiTensor:
         return tensor
 
 
-def _access(
-    core: int, instruction: Instruction, role: str, tensor: NkiTensor, kind: int
-) -> None:
+def _access(core: int, instruction: Instruction, role: str, tensor: NkiTensor, kind: int) -> None:
     storage = tensor.storage
     assert storage is not None
     marks = _marks(storage)

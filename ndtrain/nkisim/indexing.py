@@ -7,6 +7,7 @@ SDK: the partition dimension stays first and is never dropped, and a view keeps 
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -212,7 +213,7 @@ def _merged(shape: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     pairs = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
     if not pairs:
         return strides[-1]
-    for (_, outer), (count, inner) in zip(pairs, pairs[1:], strict=False):
+    for (_, outer), (count, inner) in itertools.pairwise(pairs):
         if outer != count * inner:
             return None
     return pairs[-1][1]
@@ -297,9 +298,7 @@ def check_pattern(view: NkiTensor) -> None:
         raise _refuse(f"ap: pattern {view.get_pattern()} at {offset} leaves {total} elements")
 
 
-def rearrange(
-    tensor: NkiTensor, source: tuple, target: tuple, sizes: dict[str, int]
-) -> NkiTensor:
+def rearrange(tensor: NkiTensor, source: tuple, target: tuple, sizes: dict[str, int]) -> NkiTensor:
     """einops-like: split the grouped dims of `source`, permute, merge the groups of `target`."""
     names: list[str] = []
     view = tensor
@@ -312,11 +311,9 @@ def rearrange(
     if sorted(order) != sorted(names):
         raise _refuse(f"rearrange: {source} and {target} do not name the same dimensions")
     view = view.permute(tuple(names.index(n) for n in order))
-    dim = 0
-    for entry in target:
+    for dim, entry in enumerate(target):
         if not isinstance(entry, str) and len(entry) > 1:
             view = view.flatten_dims(dim, dim + len(entry) - 1)
-        dim += 1
     return view
 
 

@@ -110,9 +110,7 @@ def sendrecv(
         checks.in_space("src", src, "sbuf")
         checks.in_space("dst", dst, "sbuf")
         if src.shape != dst.shape or src.dtype != dst.dtype:
-            raise HardwareLimit(
-                f"`src` {list(src.shape)} {src.dtype} and `dst` {list(dst.shape)} {dst.dtype} differ"
-            )
+            raise HardwareLimit(f"`src` {src} and `dst` {dst} differ in shape or type")
         if core.program.num_cores != 2 or {target, source} - {0, 1}:
             raise HardwareLimit(f"ranks {target}, {source}: sendrecv joins cores 0 and 1 of LNC2")
         if dma_engine is DmaEngine.gpsimd_dma:
@@ -139,9 +137,7 @@ def nc_stream_shuffle(
         if len(mask) != 32 or any(m != 255 and not 0 <= m < 32 for m in mask):
             raise HardwareLimit("`shuffle_mask` has 32 entries of 0 to 31, or 255")
         if dst.dtype != src.dtype or dst.free_size != src.free_size:
-            raise HardwareLimit(
-                f"`src` {list(src.shape)} {src.dtype} and `dst` {list(dst.shape)} {dst.dtype} differ"
-            )
+            raise HardwareLimit(f"`src` {src} and `dst` {dst} differ in shape or type")
         active = -(-max(src.shape[0], dst.shape[0]) // 32) * 32
         for role, tensor in (("src", src), ("dst", dst)):
             if tensor.start_partition % checks.allowed_start(active):

@@ -39,7 +39,7 @@ def dma_copy(
             )
         _check_modes(core, dst, src, dge_mode, priority)
         if dge_mode is Dge.hwdge and engine not in (Engine.unknown, Engine.scalar, Engine.sync):
-            raise HardwareLimit(f"hwdge is triggered from ScalarE or Sync, not engine.{engine.name}")
+            raise HardwareLimit(f"ScalarE and Sync trigger hwdge, not engine.{engine.name}")
 
     def execute() -> None:
         _move(core, dst, src, oob_mode)
@@ -210,7 +210,7 @@ def dma_transpose(
         if dst.shape != wanted:
             raise HardwareLimit(f"`dst` has shape {list(dst.shape)}, not {list(wanted)}")
         if dst.dtype != src.dtype or src.dtype.itemsize not in (2, 4):
-            raise HardwareLimit(f"`src` {src.dtype}, `dst` {dst.dtype}: equal types of 2 or 4 bytes")
+            raise HardwareLimit(f"`src` {src}, `dst` {dst}: equal types of 2 or 4 bytes")
         checks.in_space("dst", dst, "sbuf")
         _check_modes(core, dst, src, dge_mode, priority)
         _check_transpose(core, src, dge_mode)

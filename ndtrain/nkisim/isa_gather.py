@@ -114,9 +114,7 @@ def nonzero_with_count(
                       execute=execute, check=check, name=name)  # fmt: skip
 
 
-def sequence_bounds(
-    dst: NkiTensor, segment_ids: NkiTensor, name: str | None = None
-) -> Instruction:
+def sequence_bounds(dst: NkiTensor, segment_ids: NkiTensor, name: str | None = None) -> Instruction:
     core = current()
 
     def check() -> None:

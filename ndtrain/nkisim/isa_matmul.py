@@ -188,14 +188,14 @@ def _operand(core: Core, tensor: NkiTensor, double: bool) -> np.ndarray:
 
 
 def _product_taint(core: Core, left: NkiTensor, right: NkiTensor, double: bool) -> Taint:
-    sides = []
+    sides: list[Taint] = []
     for tensor in (left, right):
         taint = core.taint(tensor)
         if taint is None:
             sides.append(None)
             continue
         flat = taint.reshape(taint.shape[0] * 2, -1) if double else values.rows(taint)
-        sides.append(flat.any(axis=0))
+        sides.append(np.asarray(flat.any(axis=0)))
     if sides[0] is None and sides[1] is None:
         return None
     pairs = 2 if double else 1

@@ -51,7 +51,7 @@ def tensor_reduce(
 
     def execute() -> None:
         taint = core.taint(data)
-        folded = None if taint is None else taint.any(axis=axes)
+        folded = None if taint is None else np.asarray(taint.any(axis=axes))
         source = core.raw(data) if token.kind == "bitvec" else core.load(data)
         result = _fold(token, source, axes)
         core.store(dst, -result if negate else result, folded)
@@ -75,9 +75,7 @@ def tensor_partition_reduce(
     dst: NkiTensor, op: Any, data: NkiTensor, name: str | None = None
 ) -> Instruction:
     core = current()
-    token = _reducer(
-        op, "op", ops.add, ops.average, ops.maximum, ops.bitwise_or, ops.bitwise_and
-    )
+    token = _reducer(op, "op", ops.add, ops.average, ops.maximum, ops.bitwise_or, ops.bitwise_and)
 
     def check() -> None:
         if dst.shape[0] != 1 or dst.free_size != data.free_size:
@@ -85,7 +83,7 @@ def tensor_partition_reduce(
 
     def execute() -> None:
         taint = core.taint(data)
-        folded = None if taint is None else values.rows(taint).any(axis=0, keepdims=True)
+        folded = None if taint is None else np.asarray(values.rows(taint).any(axis=0))[None]
         source = values.rows(core.raw(data) if token.kind == "bitvec" else core.load(data))
         assert token.ufunc is not None
         result = token.ufunc.reduce(source, axis=0, keepdims=True)
@@ -187,9 +185,7 @@ def tensor_scalar_cumulative(
     core = current()
     require(Cmd, reduce_cmd=reduce_cmd)
     first = operator(op0, "op0")
-    folder = _reducer(
-        op1, "op1", ops.add, ops.subtract, ops.multiply, ops.maximum, ops.minimum
-    )
+    folder = _reducer(op1, "op1", ops.add, ops.subtract, ops.multiply, ops.maximum, ops.minimum)
 
     def check() -> None:
         checks.same_elements(src=src, dst=dst)

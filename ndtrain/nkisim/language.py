@@ -185,9 +185,7 @@ def shared_constant(constant: Any) -> NkiTensor:
     return current().program.constant(array)
 
 
-def shared_identity_matrix(
-    n: int, dtype: Any = uint8, dst: NkiTensor | None = None
-) -> NkiTensor:
+def shared_identity_matrix(n: int, dtype: Any = uint8, dst: NkiTensor | None = None) -> NkiTensor:
     out = elementwise.tile((n, n), as_dtype(dtype)) if dst is None else dst
     source = shared_constant(np.eye(n, dtype=np.float32))
     isa_dma.dma_copy(out, source)
@@ -196,7 +194,7 @@ def shared_identity_matrix(
 
 def device_print(print_prefix: str, tensor: NkiTensor) -> None:
     if current().arithmetic:
-        print(f"{print_prefix} {tensor!r}\n{tensor.numpy()}")  # noqa: T201  # what it is for
+        print(f"{print_prefix} {tensor!r}\n{tensor.numpy()}")  # what it is for
 
 
 def expand_dims(x: NkiTensor, axis: int) -> NkiTensor:

@@ -77,7 +77,7 @@ SIGNATURES: dict[str, Parameters] = {
 }  # fmt: skip
 _RENAMED = {"register_move": {"imm": "src"}}
 # Arguments of 0.2 that 0.6 no longer has: only their default can be simulated.
-_GONE = {
+_GONE: dict[str, Parameters] = {
     "dma_copy": {"dst_rmw_op": None, "unique_indices": True},
     "collective_permute_implicit_current_processing_rank_id": {"num_channels": None},
     "core_barrier": {"engine": _UNKNOWN},
@@ -127,4 +127,3 @@ def missing(module: str, name: str) -> ApiError:
         f"{module}.{name} does not exist in NKI 0.2",
         help="trn1 clusters on Neuron 2.28 have NKI 0.2; keep to its names there",
     )
-

@@ -21,7 +21,7 @@ import numpy as np
 from ndtrain.nkisim import checks, indexing
 from ndtrain.nkisim.dtypes import DType, float32, from_float32, to_float32
 from ndtrain.nkisim.errors import HardwareLimit, NkiSimError
-from ndtrain.nkisim.memory import Allocator, Arena, Storage
+from ndtrain.nkisim.memory import Allocator, Arena
 from ndtrain.nkisim.registers import value_of
 from ndtrain.nkisim.target import NUM_PARTITIONS, PSUM_BYTES, Target
 from ndtrain.nkisim.tensor import NkiTensor
@@ -189,7 +189,7 @@ class Core:
             return tensor
         at = self.scalar(found.index)
         if not 0 <= at < found.limit:
-            raise HardwareLimit(f"run-time index {at} is outside the {found.limit} of its dimension")
+            raise HardwareLimit(f"run-time index {at} is outside its dimension of {found.limit}")
         shape, strides, offset = tensor.window
         moved = (shape, strides, offset + at * found.stride)
         view = NkiTensor(shape, tensor.dtype, tensor.storage, strides=strides, offset=moved[2])

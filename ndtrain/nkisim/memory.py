@@ -78,9 +78,7 @@ class Storage:
         shape, strides, offset = self._bytes(window, dtype)
         scale = self.scale
         kind = host_dtype(dtype, scale == 1)
-        return np.ndarray(
-            shape, kind, self.data, offset * scale, tuple(s * scale for s in strides)
-        )
+        return np.ndarray(shape, kind, self.data, offset * scale, tuple(s * scale for s in strides))
 
     def read_taint(self, window: Window, dtype: DType) -> np.ndarray | None:
         """A bool array, True where an element of `window` is undefined; None when none is."""

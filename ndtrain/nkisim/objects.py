@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable
 from typing import Any
 
@@ -30,7 +31,7 @@ class NKIObject:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = dict(cls.__dict__.get("__annotations__", {}))
+        own = inspect.get_annotations(cls)
         plain = {n: Any for n, v in cls.__dict__.items() if n not in own and _is_field(n, v)}
         if plain:
             # An annotation makes `@dataclass` see the attribute as the compiler does.
@@ -40,7 +41,7 @@ class NKIObject:
 def _fields(cls: type) -> list[str]:
     names: dict[str, None] = {}
     for base in reversed(cls.__mro__):
-        names |= dict.fromkeys(base.__dict__.get("__annotations__", {}))
+        names |= dict.fromkeys(inspect.get_annotations(base))
     return list(names)
 
 

@@ -273,9 +273,7 @@ def run_ranks(
     ]  # fmt: skip
 
 
-def _finish(
-    program: Program, bound: arrays.Bound, results: list[Any], schedule: Any
-) -> Run:
+def _finish(program: Program, bound: arrays.Bound, results: list[Any], schedule: Any) -> Run:
     for core in program.cores:
         order.scheduled(core.stream, schedule)
         order.check(core.stream)

@@ -217,9 +217,7 @@ class NkiTensor(NKIObject):
 
     @_since_0_5
     def flatten_dims(self, start_dim: int, end_dim: int) -> NkiTensor:
-        return self._with(
-            indexing.merge_dims(self.window, start_dim, end_dim, self._fixed_first)
-        )
+        return self._with(indexing.merge_dims(self.window, start_dim, end_dim, self._fixed_first))
 
     def reshape(self, *shape: Any) -> NkiTensor:
         wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape

@@ -41,7 +41,7 @@ def join(core: Core, *operands: Any) -> Taint:
 
 def any_in_row(taint: Taint) -> Taint:
     """The taint of a reduction over the free dimensions, (partitions, 1)."""
-    return None if taint is None else rows(taint).any(axis=1, keepdims=True)
+    return None if taint is None else np.asarray(rows(taint).any(axis=1, keepdims=True))
 
 
 def tensors(**operands: Any) -> dict[str, NkiTensor]:

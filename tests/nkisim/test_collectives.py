@@ -63,9 +63,7 @@ def test_all_to_all_transposes_ranks_and_chunks() -> None:
         return out
 
     for rank, got in enumerate(ranks(kernel)):
-        np.testing.assert_array_equal(
-            got, np.concatenate([x[2 * rank : 2 * rank + 2] for x in XS])
-        )
+        np.testing.assert_array_equal(got, np.concatenate([x[2 * rank : 2 * rank + 2] for x in XS]))
 
 
 def test_groups_are_separate() -> None:

@@ -1,6 +1,5 @@
 """Casts: nearest even, saturation, the formats that NumPy does not have."""
 
-
 import ml_dtypes
 import numpy as np
 import pytest

@@ -18,7 +18,7 @@ def uses_lambda(x: Any) -> None:
 
 
 def uses_list_comprehension(x: Any) -> None:
-    [i for i in range(2)]
+    print([i * i for i in range(2)])
 
 
 def uses_generator(x: Any) -> None:
@@ -26,11 +26,11 @@ def uses_generator(x: Any) -> None:
 
 
 def uses_dict_comprehension(x: Any) -> None:
-    {i: 0 for i in "ab"}
+    print({i: i + i for i in "ab"})
 
 
 def uses_set(x: Any) -> None:
-    {1, 2}
+    print({1, 2})
 
 
 def uses_try(x: Any) -> None:
@@ -96,7 +96,7 @@ def uses_is(x: Any) -> None:
 
 
 def uses_integer_keys(x: Any) -> None:
-    {1: 2}
+    print({1: 2})
 
 
 def uses_open(x: Any) -> None:
@@ -105,7 +105,7 @@ def uses_open(x: Any) -> None:
 
 
 def helper(x: Any) -> None:
-    [i for i in range(2)]
+    print([i * i for i in range(2)])
 
 
 def calls_a_helper_that_does(x: Any) -> None:

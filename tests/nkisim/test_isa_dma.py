@@ -16,9 +16,7 @@ ROWS = np.array([[3], [19], [0], [7]], np.uint32)
 def gather(table: Any, rows: Any, **how: Any) -> Any:
     index, tile = load(rows), sbuf((4, 16))
     nisa.memset(tile, -1.0)
-    nisa.dma_copy(
-        tile, table.ap([[16, 4], [1, 16]], vector_offset=index, indirect_dim=0), **how
-    )
+    nisa.dma_copy(tile, table.ap([[16, 4], [1, 16]], vector_offset=index, indirect_dim=0), **how)
     return store(tile)
 
 

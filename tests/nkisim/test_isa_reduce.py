@@ -58,8 +58,16 @@ def test_tensor_scalar_reduce_folds_over_several_calls() -> None:
 def test_load_reduce_starts_from_a_given_value() -> None:
     def kernel(x: Any) -> Any:
         tile, top = load(x), sbuf((64, 1))
-        nisa.tensor_scalar_reduce(tile, tile, nl.add, 0.0, nl.maximum, top,
-                                  reduce_cmd=nisa.reduce_cmd.load_reduce, reduce_init=100.0)
+        nisa.tensor_scalar_reduce(
+            tile,
+            tile,
+            nl.add,
+            0.0,
+            nl.maximum,
+            top,
+            reduce_cmd=nisa.reduce_cmd.load_reduce,
+            reduce_init=100.0,
+        )
         return store(top)  # fmt: skip
 
     np.testing.assert_array_equal(run(kernel, X).outputs, np.full((64, 1), 100, np.float32))
@@ -70,8 +78,9 @@ def test_an_idle_select_clobbers_the_registers() -> None:
         tile, keep, top = load(x), load(mask), sbuf((64, 1))
         nisa.tensor_scalar_reduce(tile, tile, nl.add, 0.0, nl.maximum)
         nisa.select_reduce(tile, keep, tile, 0.0)
-        nisa.tensor_scalar_reduce(tile, tile, nl.add, 0.0, nl.maximum, top,
-                                  reduce_cmd=nisa.reduce_cmd.reduce)
+        nisa.tensor_scalar_reduce(
+            tile, tile, nl.add, 0.0, nl.maximum, top, reduce_cmd=nisa.reduce_cmd.reduce
+        )
         return store(top)  # fmt: skip
 
     with pytest.raises(UninitializedError):
@@ -80,9 +89,7 @@ def test_an_idle_select_clobbers_the_registers() -> None:
 
 def test_the_scan_is_a_linear_recurrence() -> None:
     a, b = normal(32, 12, seed=1), normal(32, 12, seed=2)
-    got = apply(
-        lambda d, x, y: nisa.tensor_tensor_scan(d, x, y, 0.5, nl.multiply, nl.add), a, b
-    )
+    got = apply(lambda d, x, y: nisa.tensor_tensor_scan(d, x, y, 0.5, nl.multiply, nl.add), a, b)
     state, wanted = np.full(32, 0.5, np.float32), np.empty_like(a)
     for i in range(12):
         state = a[:, i] * state + b[:, i]
@@ -92,7 +99,5 @@ def test_the_scan_is_a_linear_recurrence() -> None:
 
 def test_the_cumulative_sum() -> None:
     x = normal(32, 9)
-    got = apply(
-        lambda d, a: nisa.tensor_scalar_cumulative(d, a, nl.multiply, nl.add, 2.0), x
-    )
+    got = apply(lambda d, a: nisa.tensor_scalar_cumulative(d, a, nl.multiply, nl.add, 2.0), x)
     np.testing.assert_allclose(got, np.cumsum(2 * x, axis=1), rtol=1e-5, atol=1e-5)

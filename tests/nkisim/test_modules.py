@@ -113,13 +113,13 @@ def test_a_refusal_ends_a_script_with_three_lines(tmp_path: Path) -> None:
 
 def test_the_names_that_the_tests_of_nki_library_look_for() -> None:
     with nkisim.as_cpu_simulator():
-        import nki_cpu_simulator.nki.builtin  # type: ignore[import-not-found]  # noqa: F401
-        import nki_cpu_simulator.nki.compiler  # type: ignore[import-not-found]  # noqa: F401
+        import nki_cpu_simulator.nki.builtin  # type: ignore[import-not-found]
+        import nki_cpu_simulator.nki.compiler  # type: ignore[import-not-found]
         import nki_cpu_simulator.nki.isa as isa  # type: ignore[import-not-found]
         import nki_cpu_simulator.nki.isa.constants as constants  # type: ignore[import-not-found]
         import nki_cpu_simulator.nki.language as language  # type: ignore[import-not-found]
-        import nki_cpu_simulator.nki.language.dtypes  # type: ignore[import-not-found]  # noqa: F401
-        import nki_cpu_simulator.nki.tensor  # type: ignore[import-not-found]  # noqa: F401
+        import nki_cpu_simulator.nki.language.dtypes  # type: ignore[import-not-found]
+        import nki_cpu_simulator.nki.tensor  # type: ignore[import-not-found]
         import nki_cpu_simulator.nki.typing  # type: ignore[import-not-found]  # noqa: F401
         from nki_cpu_simulator import nki  # type: ignore[import-not-found]
     import numpy as np
@@ -157,5 +157,5 @@ def test_what_is_not_implemented_says_so() -> None:
 
 
 def test_an_unknown_version_is_refused() -> None:
-    with pytest.raises(ApiError, match="NKI 0.9"), nkisim.as_nki("0.9"):
+    with pytest.raises(ApiError, match=r"NKI 0\.9"), nkisim.as_nki("0.9"):
         pass

@@ -211,7 +211,7 @@ def test_sendrecv_on_different_pipes_is_a_deadlock() -> None:
         core = nl.program_id(0)
         nisa.sendrecv(tile, other, 1 - core, 1 - core, core)
 
-    with pytest.raises(DeadlockError, match="pipe 0.*pipe 1"):
+    with pytest.raises(DeadlockError, match=r"pipe 0.*pipe 1"):
         run(kernel, cores=2)
 
 

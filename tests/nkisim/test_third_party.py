@@ -172,9 +172,7 @@ def test_attention_bwd(cores: int | None, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("cores", [None, 2])
 @pytest.mark.parametrize("in_hbm", [False, True])
-def test_ring_all_gather(
-    in_hbm: bool, cores: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ring_all_gather(in_hbm: bool, cores: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     module = library_module("experimental.collectives.fg_allgather", monkeypatch)
     xs = [normal(128, 128, seed=r, dtype=BF16) for r in range(4)]
     how = {"tp_degree": 4, "num_groups": 1, "force_hbm_cc": in_hbm}
@@ -186,9 +184,7 @@ def test_ring_all_gather(
 
 
 @pytest.mark.parametrize("cores", [None, 2])
-def test_ring_all_gather_with_matmul(
-    cores: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ring_all_gather_with_matmul(cores: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     module = library_module("experimental.collectives.fgcc", monkeypatch)
     xs = [normal(128, 128, seed=r, dtype=BF16) for r in range(4)]
     ws = [normal(128, 512, seed=9 + r, dtype=BF16) for r in range(4)]
