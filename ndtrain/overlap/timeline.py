@@ -9,7 +9,7 @@ that move at once share the link; where moving bytes costs compute, compute runs
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,16 +51,29 @@ class Timeline:
     @property
     def exposed_s(self) -> float:
         """Time in which something moves and nothing computes."""
-        moving = [(s.start_s, s.stop_s) for s in self.spans if s.stream != Stream.COMPUTE]
-        computing = [(s.start_s, s.stop_s) for s in self.spans if s.stream == Stream.COMPUTE]
-        return _length(moving + computing) - _length(computing)
+        return sum(stop_s - start_s for start_s, stop_s in self.exposed_intervals())
+
+    def exposed_intervals(self) -> list[tuple[float, float]]:
+        """(start, stop) of the times that `exposed_s` adds up, in order."""
+        exposed: list[tuple[float, float]] = []
+        computing = _union(s for s in self.spans if s.stream == Stream.COMPUTE)
+        for start_s, stop_s in _union(s for s in self.spans if s.stream != Stream.COMPUTE):
+            for busy_from_s, busy_to_s in computing:
+                if busy_to_s <= start_s or busy_from_s >= stop_s:
+                    continue
+                if busy_from_s > start_s:
+                    exposed.append((start_s, busy_from_s))
+                start_s = busy_to_s
+            if start_s < stop_s:
+                exposed.append((start_s, stop_s))
+        return exposed
 
     @property
     def efficiency(self) -> float | None:
         """(compute + communication - makespan) / the smaller of the two.
 
         1: all that can be hidden is hidden; 0: one after the other; None: nothing to hide. Two
-        streams also hide each other's latencies, which can bring it slightly above 1.
+        streams also hide each other's latencies, which can bring it above 1.
         """
         hideable = min(self.compute_s, self.communication_s)
         if hideable <= 0:
@@ -95,13 +108,15 @@ def simulate(schedule: Schedule, inputs: Sequence[Tensor], size: int, figures: F
     return Timeline(tuple(sorted(clock.spans, key=lambda span: (span.start_s, span.stop_s))))
 
 
-def _length(intervals: list[tuple[float, float]]) -> float:
-    """Of the union of the intervals."""
-    total, reached = 0.0, -math.inf
-    for start, stop in sorted(intervals):
-        total += max(0.0, stop - max(start, reached))
-        reached = max(reached, stop)
-    return total
+def _union(spans: Iterable[TimelineSpan]) -> list[tuple[float, float]]:
+    """The times in which any of the spans runs: apart from each other and in order."""
+    merged: list[tuple[float, float]] = []
+    for start_s, stop_s in sorted((span.start_s, span.stop_s) for span in spans):
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop_s, merged[-1][1]))
+        else:
+            merged.append((start_s, stop_s))
+    return merged
 
 
 @dataclass

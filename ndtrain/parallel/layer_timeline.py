@@ -1,0 +1,143 @@
+"""One transformer layer on the virtual clock: the parallel model itself, on meta tensors.
+
+    parts = layer_timeline(shape, sequence_length, batch_size, tp, modes, dtype, figures, "none")
+    parts["forward"]             # [Part("attention_norm", None, ...), Part("qkv", "ring", ...)]
+    panel("forward", parts["forward"])      # all of them, one after another, for `overlap/draw.py`
+
+Parallel linears run as their schedules; what lies between them computes alone and is costed by
+running it, forward and backward, under a CostCounter.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ndtrain.models.qwen3.model import Block, Qwen3
+from ndtrain.models.qwen3.shape import Shape
+from ndtrain.ops.cost import Cost, CostCounter
+from ndtrain.overlap.collective_matmul import Mode
+from ndtrain.overlap.draw import Panel
+from ndtrain.overlap.modes import PASSES, Modes, Pass
+from ndtrain.overlap.node_cost import Figures, compute_seconds
+from ndtrain.overlap.timeline import Timeline, TimelineSpan, simulate
+from ndtrain.parallel.apply import parallelize
+from ndtrain.parallel.linear import ColumnParallelLinear, RowParallelLinear
+from ndtrain.runtime.runtime import still
+
+Recompute = Literal["none", "selective", "full"]
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    mode: Mode | None  # of a parallel linear; None computes locally
+    timeline: Timeline
+
+
+def layer_timeline(
+    shape: Shape,
+    sequence_length: int,
+    batch_size: int,
+    tp: int,
+    modes: Modes,
+    dtype: torch.dtype,
+    figures: Figures,
+    recompute: Recompute,
+) -> dict[Pass, list[Part]]:
+    """The parts of a layer's forward and backward on rank 0, in the order in which they run.
+
+    batch_size: rows of a micro-batch. recompute: what backward computes again first.
+    """
+    runtime = still(0, tp, 1, shape.num_kv_heads, "meta")
+    with torch.device("meta"):
+        model = Qwen3(replace(shape, num_layers=1))
+        x_SBH = torch.empty(sequence_length // tp, batch_size, shape.hidden_size, dtype=dtype)
+        tokens_BS = torch.empty(batch_size, sequence_length, dtype=torch.int64)
+    parallelize(model, runtime, modes)
+    model.to(dtype)
+    walk = _Walk(tp, modes, figures, recompute)
+    block = model.layers[0]
+    assert isinstance(block, Block)
+    walk.block(block, x_SBH, model.rotary(tokens_BS, None))
+    return walk.parts
+
+
+def panel(label: str, parts: Sequence[Part]) -> Panel:
+    """The parts one after another; spans are named after their part."""
+    timeline, bars = Timeline(()), []
+    for part in parts:
+        start_s = timeline.makespan_s
+        timeline = timeline.then(_named(part))
+        bars.append((part.name, start_s, timeline.makespan_s))
+    return Panel(label, timeline, bars)
+
+
+def _named(part: Part) -> Timeline:
+    spans = part.timeline.spans
+    if part.mode is None:
+        return part.timeline
+    return Timeline(tuple(span._replace(name=f"{part.name}.{span.name}") for span in spans))
+
+
+class _Walk:
+    """Runs a block piece by piece and notes what each costs in both passes."""
+
+    def __init__(self, tp: int, modes: Modes, figures: Figures, recompute: Recompute) -> None:
+        self._tp, self._modes, self._figures = tp, modes, figures
+        self._recompute = recompute
+        self.parts: dict[Pass, list[Part]] = {when: [] for when in PASSES}
+
+    def block(self, block: Block, x_SBH: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+        attention, mlp = block.attention, block.mlp
+        normed = self._local("attention_norm", block.attention_norm, x_SBH)
+        qkv = self._linear("qkv", attention.qkv, normed)
+        heads = self._local("core", lambda y: attention.core(y, rotary, None), qkv)
+        x_SBH = self._local("residual", torch.add, x_SBH, self._linear("o", attention.o, heads))
+        normed = self._local("mlp_norm", block.mlp_norm, x_SBH)
+        gate_up = self._linear("gate_up", mlp.gate_up, normed)
+        activated = self._local("activation", mlp.activation, gate_up)
+        again = list(self.parts["forward"])  # up to the last tensor that backward needs
+        self._local("residual", torch.add, x_SBH, self._linear("down", mlp.down, activated))
+        if self._recompute == "full":
+            backward = self.parts["backward"]
+            backward[:0] = [replace(part, name=f"{part.name} again") for part in again]
+
+    def _linear(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
+        assert isinstance(module, (ColumnParallelLinear, RowParallelLinear))
+        weight, plan = module.weight, module.plan
+        y = module(x)
+        timelines = {
+            "forward": simulate(plan.forward, (x, weight), self._tp, self._figures),
+            "backward": simulate(plan.backward, (y, x, weight), self._tp, self._figures),
+        }
+        for when in PASSES:
+            self._note(when, Part(name, self._modes.of(name, when), timelines[when]))
+        return y.detach()
+
+    def _local(self, name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        inputs = tuple(x.detach().requires_grad_() for x in inputs)
+        with CostCounter() as forward:
+            y = function(*inputs)
+        wanted = [*inputs]
+        if isinstance(function, nn.Module):
+            wanted += function.parameters()
+        with CostCounter() as backward:
+            torch.autograd.grad(y, wanted, torch.empty_like(y), allow_unused=True)
+        self._note("forward", self._compute(name, forward.total))
+        self._note("backward", self._compute(name, backward.total))
+        if self._recompute == "selective" and name in ("core", "activation"):
+            self._note("backward", self._compute(f"{name} again", forward.total))
+        return y.detach()
+
+    def _compute(self, name: str, cost: Cost) -> Part:
+        seconds = compute_seconds(cost, self._figures) + self._figures.node_overhead_s
+        span = TimelineSpan(name, "compute", 0.0, seconds, seconds)
+        return Part(name, None, Timeline((span,)))
+
+    def _note(self, when: Pass, part: Part) -> None:
+        """Backward goes the other way."""
+        parts = self.parts[when]
+        parts.insert(len(parts) if when == "forward" else 0, part)
