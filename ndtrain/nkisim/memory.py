@@ -44,7 +44,7 @@ class Storage:
     __slots__ = (
         "__weakref__", "address", "arena", "clean", "data", "dtype", "hazards", "ident", "info",
         "matmul_state", "name", "origin", "partitions", "pitch", "row_bytes", "scale",
-        "shape", "space", "taint", "undefined", "written",
+        "shape", "shared_at", "space", "taint", "undefined", "written",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Storage:
         self.matmul_state: np.ndarray | None = None
         self.written = False
         self.hazards: object | None = None
+        self.shared_at = (0, False)  # number of placed tensors when asked, and the answer
 
     def view(self, window: Window, dtype: DType) -> np.ndarray:
         """The elements of `window` as a NumPy view of host memory."""
@@ -189,14 +190,20 @@ class Arena:
 
     def wrote(self, storage: Storage, extent: Extent) -> None:
         """Remember that `storage` was the last to write `extent`, if others lie there too."""
-        blocks = _blocks(extent)
-        if self._covered[blocks].max() > 1:
-            self._owners[blocks] = storage.ident
+        if self._shares(storage):
+            self._owners[_blocks(extent)] = storage.ident
+
+    def _shares(self, storage: Storage) -> bool:
+        """True when another tensor was ever placed over a block of `storage`."""
+        if storage.shared_at[0] != len(self._placed):
+            shared = bool(self._covered[_blocks(storage.whole())].max() > 1)
+            storage.shared_at = (len(self._placed), shared)
+        return storage.shared_at[1]
 
     def check_read(self, storage: Storage, extent: Extent) -> None:
         """Refuse a read of bytes that another tensor overwrote after `storage` wrote them."""
-        if not storage.written:
-            return  # a pure alias: it looks at what the other tensor put there
+        if not storage.written or not self._shares(storage):
+            return  # a storage never written is an alias: it looks at what the other put there
         owners = self._owners[_blocks(extent)]
         others = owners[(owners != storage.ident) & (owners != 0)]
         if others.size:

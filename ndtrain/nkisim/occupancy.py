@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ndtrain.nkisim.errors import CapacityError
-from ndtrain.nkisim.target import NUM_PARTITIONS, PSUM_BYTES, Target
+from ndtrain.nkisim.target import MIN_ALIGN_BYTES, NUM_PARTITIONS, PSUM_BYTES, Target
 from ndtrain.nkisim.trace import Stream, TensorInfo
 
 
@@ -61,33 +63,36 @@ def measure(stream: Stream, space: str, granule: int = 1) -> Occupancy:
 
 
 def _placed_bytes(tensors: list[TensorInfo]) -> dict[int, int]:
-    """Changes of the bytes that tensors at explicit addresses cover; overlaps count once."""
-    bounds: dict[int, tuple[list[TensorInfo], list[TensorInfo]]] = {}
+    """Changes of the bytes that tensors at explicit addresses cover; overlaps count once.
+
+    Byte ranges are taken over all 128 partitions.
+    """
+    bounds: dict[int, list[tuple[int, TensorInfo]]] = {}
+    reach = 0
     for t in tensors:
-        bounds.setdefault(t.first_use, ([], []))[0].append(t)
-        bounds.setdefault(t.last_use + 1, ([], []))[1].append(t)
-    live: dict[int, TensorInfo] = {}
-    changes, before = {}, 0
+        bounds.setdefault(t.first_use, []).append((1, t))
+        bounds.setdefault(t.last_use + 1, []).append((-1, t))
+        reach = max(reach, _span(t).stop)
+    covered = np.zeros(reach, np.int32)
+    changes = {}
     for index in sorted(bounds):
-        begun, ended = bounds[index]
-        for t in ended:
-            live.pop(t.ident, None)
-        for t in begun:
-            live[t.ident] = t
-        now = _union(list(live.values()))
-        changes[index] = now - before
-        before = now
+        change = 0
+        for step, t in bounds[index]:
+            words = covered[_span(t)]
+            if step > 0:
+                change += int(np.count_nonzero(words == 0))
+            words += step
+            if step < 0:
+                change -= int(np.count_nonzero(words == 0))
+        changes[index] = change * MIN_ALIGN_BYTES * NUM_PARTITIONS
     return changes
 
 
-def _union(tensors: list[TensorInfo]) -> int:
-    """Bytes covered by byte ranges, taken over all 128 partitions of each range."""
-    spans = sorted((t.address[1], t.address[1] + t.row_bytes) for t in tensors if t.address)
-    total, reach = 0, 0
-    for start, end in spans:
-        total += max(0, end - max(start, reach))
-        reach = max(reach, end)
-    return total * NUM_PARTITIONS
+def _span(tensor: TensorInfo) -> slice:
+    """The words of a partition that a placed tensor covers."""
+    assert tensor.address is not None
+    first = tensor.address[1] // MIN_ALIGN_BYTES
+    return slice(first, first - (-tensor.row_bytes // MIN_ALIGN_BYTES))
 
 
 def check(stream: Stream, space: str, target: Target) -> None:
