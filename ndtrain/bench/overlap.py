@@ -2,9 +2,9 @@
 
     measurement = measure_overlap(workload, num_rounds=10, megabits=1000)
 
-Contestants in one process group, in interleaved rounds: bare compute, the transfers alone, PyTorch's
-DTensor, and ours in every form: off, serial, bulk, chunk, ring and auto, which the gate decides from
-figures measured on the same link a moment before.
+Contestants in one process group, in interleaved rounds: bare compute, the transfers alone,
+PyTorch's DTensor, and ours in every form: off, serial, bulk, chunk, ring and auto, which the gate
+decides from figures measured on the same link a moment before.
 """
 
 from dataclasses import dataclass

@@ -4,8 +4,8 @@
         results = link.run(function, arguments)
 
 Each rank gets a network namespace of its own; a bridge in a further one joins them, and the token
-bucket of each rank's end (tc's tbf) limits what it sends. Over loopback bytes cost compute and hardly
-any time, so there is nothing to hide; such a link costs time. Needs root and iproute2.
+bucket of each rank's end (tc's tbf) limits what it sends. Over loopback bytes cost compute and
+hardly any time, so there is nothing to hide; such a link costs time. Needs root and iproute2.
 """
 
 import ctypes
@@ -135,9 +135,8 @@ def _add_rank(namespace: str, hub: str, rank: int, megabits: int) -> None:
     _run(f"ip -n {namespace} link set eth0 up")
     _run(f"ip -n {hub} link set port{rank} master bridge0 up")
     # The burst is what passes at once: one large segment, small beside a chunk.
-    _run(
-        f"tc -n {namespace} qdisc add dev eth0 root tbf rate {megabits}mbit burst 256kb latency 50ms"
-    )
+    bucket = f"tbf rate {megabits}mbit burst 256kb latency 50ms"
+    _run(f"tc -n {namespace} qdisc add dev eth0 root {bucket}")
 
 
 def _address(rank: int) -> str:

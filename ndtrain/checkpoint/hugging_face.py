@@ -84,6 +84,11 @@ class HuggingFaceFolder:
         """torch's name of the dtype of the embedding."""
         return str(self._dtype).removeprefix("torch.")
 
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Where the tokenizer's files lie; None if the folder has none."""
+        return self.folder if (self.folder / "tokenizer.json").is_file() else None
+
     def read(
         self, name: str, dim: int | None = None, slices: Sequence[tuple[int, int]] | None = None
     ) -> Tensor:

@@ -1,6 +1,8 @@
 """`ndtrain bench step`: how fast one forward and backward is, and how fast it could be."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import click
 
@@ -10,40 +12,49 @@ from ndtrain.cli import terminal
 POSITIVE = click.IntRange(min=1)
 
 
+def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is computed, on how many ranks and how often."""
+    shape = DEFAULT.shape
+    options = [
+        click.option("--layers", "num_layers", type=POSITIVE, default=shape.num_layers),
+        click.option("--hidden", "hidden_size", type=POSITIVE, default=shape.hidden_size),
+        click.option(
+            "--intermediate", "intermediate_size", type=POSITIVE, default=shape.intermediate_size
+        ),
+        click.option("--heads", "num_heads", type=POSITIVE, default=shape.num_heads),
+        click.option("--kv-heads", "num_kv_heads", type=POSITIVE, default=shape.num_kv_heads),
+        click.option("--head-dim", type=POSITIVE, default=shape.head_dim),
+        click.option("--vocab", "vocab_size", type=POSITIVE, default=shape.vocab_size),
+        click.option(
+            "--sequence", "sequence_length", type=POSITIVE, default=DEFAULT.sequence_length
+        ),
+        click.option("--batch", "batch_size", type=POSITIVE, default=DEFAULT.batch_size),
+        click.option("--dtype", type=click.Choice(["fp32", "bf16"]), default=DEFAULT.dtype),
+        click.option(
+            "--ranks",
+            "num_ranks",
+            type=POSITIVE,
+            default=DEFAULT.num_ranks,
+            help="Tensor-parallel ranks.",
+        ),
+        click.option(
+            "--rounds", type=POSITIVE, default=10, help="Rounds, after one that is not counted."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.group()
 def bench() -> None:
     """Measure a step against its peers."""
 
 
 @bench.command()
-@click.option("--layers", type=POSITIVE, default=DEFAULT.shape.num_layers)
-@click.option("--hidden", type=POSITIVE, default=DEFAULT.shape.hidden_size)
-@click.option("--intermediate", type=POSITIVE, default=DEFAULT.shape.intermediate_size)
-@click.option("--heads", type=POSITIVE, default=DEFAULT.shape.num_heads)
-@click.option("--kv-heads", type=POSITIVE, default=DEFAULT.shape.num_kv_heads)
-@click.option("--head-dim", type=POSITIVE, default=DEFAULT.shape.head_dim)
-@click.option("--vocab", type=POSITIVE, default=DEFAULT.shape.vocab_size)
-@click.option("--sequence", type=POSITIVE, default=DEFAULT.sequence_length)
-@click.option("--batch", type=POSITIVE, default=DEFAULT.batch_size)
-@click.option("--dtype", type=click.Choice(["fp32", "bf16"]), default=DEFAULT.dtype)
-@click.option("--ranks", type=POSITIVE, default=DEFAULT.num_ranks, help="Tensor-parallel ranks.")
-@click.option("--rounds", type=POSITIVE, default=10, help="Rounds, after one that is not counted.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def step(
-    layers: int,
-    hidden: int,
-    intermediate: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    vocab: int,
-    sequence: int,
-    batch: int,
-    dtype: str,
-    ranks: int,
-    rounds: int,
-    as_json: bool,
-) -> None:
+@shape_options
+def step(rounds: int, as_json: bool, **shape: Any) -> None:
     """Forward and backward of one shape: ours, PyTorch's DTensor, bare compute, one rank.
 
     The contestants take turns in each round, in an order that rotates, in one process group; what
@@ -51,19 +62,7 @@ def step(
     collectives alone. The CPUs are divided among the ranks. Started by torchrun, it measures the
     ranks of that job.
     """
-    workload = _workload(
-        sequence_length=sequence,
-        batch_size=batch,
-        dtype=dtype,
-        num_ranks=ranks,
-        num_layers=layers,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocab_size=vocab,
-    )
+    workload = _workload(**shape)
     from ndtrain.bench import report
     from ndtrain.bench.step import measure_step
 
@@ -75,6 +74,33 @@ def step(
     else:
         click.echo(report.as_text(measurement))
     report.check_losses(measurement)
+
+
+@bench.command()
+@shape_options
+@click.option(
+    "--link-mbits",
+    type=POSITIVE,
+    help="Join the ranks by a link of this speed, in network namespaces (root, Linux, iproute2).",
+)
+def overlap(rounds: int, as_json: bool, link_mbits: int | None, **shape: Any) -> None:
+    """What hiding the communication is worth: ours in every form, bare compute, DTensor.
+
+    All take turns in each round. exchange is the collectives alone. Without --link-mbits the link
+    is what joins the ranks: loopback on one machine, where bytes cost compute and hardly any time,
+    or the network of a torchrun job.
+    """
+    workload = _workload(**shape)
+    from ndtrain.bench import overlap_report
+    from ndtrain.bench.overlap import measure_overlap
+
+    measurement = measure_overlap(workload, rounds, link_mbits)
+    if measurement is None:  # not the rank that reports
+        return
+    if as_json:
+        terminal.print_json(overlap_report.as_json(measurement))
+    else:
+        click.echo(overlap_report.as_text(measurement))
 
 
 def _workload(

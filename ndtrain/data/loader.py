@@ -65,6 +65,10 @@ class Loader:
             for pieces in self._pieces()[rows]
         ]
 
+    def documents(self, rows: slice) -> list[int]:
+        """Which documents these rows of the current global batch are cut from."""
+        return sorted({piece.document for pieces in self._pieces()[rows] for piece in pieces})
+
     def num_targets(self) -> int:
         """Targets that the loss counts in the current global batch, over all ranks.
 

@@ -12,6 +12,7 @@ stacks the statistics of all shards; the mathematics is the same.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from ndtrain.ops.cost import Cost, nbytes, register_cost
 from ndtrain.ops.norm import wide
 
 IGNORED = -100  # a target that the loss does not count; PyTorch's and Hugging Face's convention
-CHUNK_BYTES = 32 * 2**20  # of logits in the wide dtype: large matmuls, small beside activations
+CHUNK_BYTES = 8 * 2**20  # of logits in the wide dtype: large matmuls, small beside activations
 
 Combine = Callable[[Tensor], Tensor]
 
@@ -150,16 +151,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         gradients = LossAndGradients(weight_VH, first_row, combine, want_gradient)
         dx = gradients.add(x_TH, targets_T, weights_T)
-        if want_gradient:
-            ctx.save_for_backward(dx, gradients.dweight)
+        ctx.gradients = (dx, gradients.dweight) if want_gradient else None
         return gradients.loss
 
     @staticmethod
     @once_differentiable  # the gradients were made in forward: a second derivative would be wrong
     def backward(ctx, dloss: Tensor):  # type: ignore[no-untyped-def]
-        dx, dweight = ctx.saved_tensors
-        # The trainer's upstream gradient is one, but this must hold in any graph.
-        return dx * dloss.to(dx.dtype), dweight * dloss.to(dweight.dtype), *([None] * 5)
+        dx, dweight = scale_once(ctx, dloss)
+        return dx, dweight, *([None] * 5)
+
+
+def scale_once(ctx: Any, dloss: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients that forward left in `ctx.gradients`, times the loss's own, in place.
+
+    In place because dweight is as large as the head: a copy would be the peak of memory. So a
+    graph can be run backward once. The trainer's dloss is one, but any graph may hold the loss.
+    """
+    if ctx.gradients is None:
+        raise RuntimeError("backward ran twice through the loss, which scales its gradients once")
+    (dx, dweight), ctx.gradients = ctx.gradients, None
+    return dx.mul_(dloss.to(dx.dtype)), dweight.mul_(dloss.to(dweight.dtype))
 
 
 def linear_cross_entropy(

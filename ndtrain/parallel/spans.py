@@ -1,7 +1,7 @@
-"""Compute spans of the modules that compute locally, for traces: norms, attention core, SwiGLU.
+"""Compute spans of the modules that compute locally: norms, attention core, SwiGLU.
 
-The parallel linears, embedding and head record their own products. Hooks cost a little, so they are
-put on only when a trace was asked for.
+The parallel linears, embedding and head record their own products. A span costs a few microseconds;
+without these, communication that hides behind attention would count as exposed.
 """
 
 import time

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ndtrain.ops.loss import LossAndGradients
+from ndtrain.ops.loss import LossAndGradients, scale_once
 from ndtrain.overlap.collective_matmul import NUM_CHUNKS
 from ndtrain.overlap.modes import Modes
 from ndtrain.overlap.operations import StridedRows
@@ -104,16 +104,17 @@ class _HeadLoss(torch.autograd.Function):
             watch.stop()
             if dx is not None:
                 scattered.append(_submit_scatter(head, dx.view_as(x_full)))
+        ctx.gradients = None
         if want:
             dx_SBH = torch.cat([pending.wait() for pending in scattered])
-            ctx.save_for_backward(dx_SBH, gradients.dweight)
+            ctx.gradients = (dx_SBH, gradients.dweight)
         return gradients.loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dloss: Tensor):  # type: ignore[no-untyped-def]
-        dx, dweight = ctx.saved_tensors
-        return dx * dloss.to(dx.dtype), dweight * dloss.to(dweight.dtype), *([None] * 4)
+        dx, dweight = scale_once(ctx, dloss)
+        return dx, dweight, *([None] * 4)
 
 
 def _submit_gather(head: VocabularyParallelHead, part: Tensor) -> Pending:

@@ -1,9 +1,11 @@
-"""The matmul rate that this process really reaches: the peak that MFU on a CPU refers to.
+"""The rates that this process really reaches with its threads: of matmuls, and of memory.
 
-peak = measure_matmul_peak("fp32")     # FLOP/s of this process with its threads
+measure_matmul_peak("fp32")     # FLOP/s: what MFU on a CPU refers to
+measure_memory_rate()           # bytes/s read plus written
 """
 
 import time
+from statistics import median
 
 import torch
 
@@ -39,3 +41,15 @@ def _matmul_seconds(size: int, dtype: torch.dtype) -> float:
     start_ns = time.perf_counter_ns()
     torch.mm(a, b, out=product)
     return (time.perf_counter_ns() - start_ns) / 1e9
+
+
+def measure_memory_rate() -> float:
+    """Median of a few copies that are larger than a cache."""
+    source = torch.ones(8 * 2**20)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(5):
+        start_ns = time.perf_counter_ns()
+        target.copy_(source)
+        seconds.append((time.perf_counter_ns() - start_ns) / 1e9)
+    return 2 * source.nbytes / median(seconds)
