@@ -16,6 +16,10 @@ class Row(NamedTuple):
 COMMANDS: dict[str, Row] = {
     "train": Row("Train", "ndtrain.cli.train:train", "Train a model on this machine's ranks."),
     "validate": Row("Train", "ndtrain.cli.validate:validate", "Check configs, without hardware."),
+    "eval": Row("Train", "ndtrain.cli.eval:eval_", "Loss and perplexity on held-out data."),
+    "checkpoint": Row(
+        "Train", "ndtrain.cli.checkpoint:checkpoint", "List, verify and prune checkpoints."
+    ),
     "generate": Row("Train", "ndtrain.cli.generate:generate", "Continue a prompt."),
     "config": Row("Config", "ndtrain.cli.config:config", "Show, list, copy and explain configs."),
     "import": Row("Models", "ndtrain.cli.import_:import_", "Hugging Face folder to checkpoint."),

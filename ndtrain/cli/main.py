@@ -1,7 +1,8 @@
 """The command `ndtrain`: finds the subcommand, prints errors, decides the exit code.
 
 Exit codes: 0 done; 1 a bug or a failure of the system; 2 a mistake in the command or the config;
-3 the run is unhealthy; 130 Ctrl-C. Importing this module costs click and nothing heavier.
+3 the run is unhealthy; 75 the run was stopped, saved, and can be started again; 130 Ctrl-C; 143
+TERM before anything could be saved. Importing this module costs click and nothing heavier.
 """
 
 import importlib

@@ -20,6 +20,11 @@ from ndtrain.core.errors import UserError
     help="Ranks to start on this machine; by default what parallel.tp and parallel.dp ask for.",
 )
 @click.option("--nnodes", type=click.IntRange(min=1), default=1, help="More than 1: use torchrun.")
+@click.option(
+    "--resume",
+    metavar="auto|never|PATH",
+    help="Where to go on: the run's newest sound checkpoint (auto), nowhere, or a checkpoint.",
+)
 @click.option("--dry-run", is_flag=True, help="Check, print what would run, and stop.")
 @click.option(
     "--world-size",
@@ -33,6 +38,7 @@ def train(
     overrides: tuple[str, ...],
     nproc_per_node: int | None,
     nnodes: int,
+    resume: str | None,
     dry_run: bool,
     world_size: int | None,
 ) -> int:
@@ -40,6 +46,9 @@ def train(
 
     CONFIG is a preset (quickstart), a size and a recipe (qwen3_0.6b+pretrain) or a YAML file.
     Overrides are a.b=v, for instance optim.lr=1e-4.
+
+    The same command again goes on from the newest checkpoint of the run directory. Ctrl-C, TERM,
+    USR1 and a file STOP in the run directory save and stop; a file SAVE saves.
 
     Under torchrun, which sets RANK and WORLD_SIZE, this process is one of the ranks:
 
@@ -49,6 +58,8 @@ def train(
     from ndtrain.config.load import load
 
     overrides = check_overrides(ctx, config, overrides)
+    if resume is not None:
+        overrides = (*overrides, f"checkpoint.resume={resume}")
     is_rank = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if world_size is not None and not dry_run:
         _refuse("--world-size belongs to --dry-run", "--nproc-per-node sets how many ranks start")

@@ -65,16 +65,17 @@ class ShardedAdamW:
         self.traffic = BucketTraffic(model, self.buckets, shards, runtime, in_background)
 
     @torch.no_grad()
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, loss: float = 0.0) -> float:
         """Updates the parameters; returns the global L2 norm of the gradient before clipping.
 
-        Raises Unhealthy, before anything changes, if the norm is not finite.
+        Raises Unhealthy on all ranks, before anything changes, if the norm is not finite, or the
+        loss of any rank.
         """
         self.traffic.reduce()
-        norm = self._global_norm()
+        norm = self._global_norm(loss)
         if not torch.isfinite(torch.tensor(norm)):
             raise Unhealthy(
-                f"the gradient's norm is {norm}",
+                f"loss or gradient is not finite: the gradient's norm is {norm}",
                 "the optimizer step, before the weights changed",
                 "look at the data of this step, or lower optim.lr",
             )
@@ -87,8 +88,15 @@ class ShardedAdamW:
         self.traffic.publish()
         return norm
 
-    def _global_norm(self) -> float:
-        total = torch.zeros(1, dtype=torch.float64)
+    def discard(self) -> None:
+        """Forgets the gradients of a step that was refused."""
+        for bucket in self.buckets:
+            bucket.master.grad = None
+            bucket.gradients.zero_()
+
+    def _global_norm(self, loss: float) -> float:
+        # 0, or NaN for a loss that is not finite: the ranks learn of it without a collective more.
+        total = torch.full((1,), 0.0 * loss, dtype=torch.float64)
         for bucket in self.buckets:
             for start, stop, num_replicas in bucket.norm_segments(self.shards):
                 square = bucket.own_gradient[start:stop].norm().double().square()

@@ -11,7 +11,9 @@ import time
 import torch
 from torch import Tensor
 
+from ndtrain.core.faults import reach
 from ndtrain.core.spans import SpanRecorder
+from ndtrain.runtime.flight import FlightRecorder
 from ndtrain.runtime.mesh import Axis
 from ndtrain.runtime.transport import Transport, sum_in_order
 
@@ -23,6 +25,7 @@ class Collectives:
     def __init__(self, transport: Transport, spans: SpanRecorder) -> None:
         self.transport = transport
         self.spans = spans
+        self.flight = FlightRecorder()
 
     def all_gather(
         self, x: Tensor, axis: Axis, name: str, stream: str = "gather", out: Tensor | None = None
@@ -30,7 +33,7 @@ class Collectives:
         """[n, ...] of each rank -> [size * n, ...] in rank order, in `out` if given."""
         if axis.size == 1:
             return x
-        start_ns = time.perf_counter_ns()
+        start_ns = self._begin(f"{name}.all_gather", axis, x.nbytes)
         gathered = self.transport.all_gather(x.contiguous(), axis, out)
         self._record(f"{name}.all_gather", stream, start_ns, x.nbytes * (axis.size - 1))
         return gathered
@@ -39,7 +42,7 @@ class Collectives:
         """[size * n, ...] of each rank -> own [n, ...] of the sum, added in rank order in fp32."""
         if axis.size == 1:
             return x
-        start_ns = time.perf_counter_ns()
+        start_ns = self._begin(f"{name}.reduce_scatter", axis, x.nbytes)
         own = self.transport.reduce_scatter(x.contiguous(), axis)
         sent = x.nbytes * (axis.size - 1) // axis.size
         self._record(f"{name}.reduce_scatter", stream, start_ns, sent)
@@ -69,7 +72,7 @@ class Collectives:
     ) -> Tensor:
         """Sends x to rank + shift; returns what came from rank - shift, in `out` if given."""
         out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
-        start_ns = time.perf_counter_ns()
+        start_ns = self._begin(f"{name}.permute", axis, x.nbytes)
         self.transport.permute(x.contiguous(), axis, shift, out)
         self._record(f"{name}.permute", stream, start_ns, x.nbytes)
         return out
@@ -79,7 +82,7 @@ class Collectives:
         if axis.size == 1:
             return x
         x = x.contiguous()
-        start_ns = time.perf_counter_ns()
+        start_ns = self._begin(f"{name}.broadcast", axis, x.nbytes)
         self.transport.broadcast(x, axis)
         self._record(f"{name}.broadcast", stream, start_ns, x.nbytes if axis.rank == 0 else 0)
         return x
@@ -87,5 +90,11 @@ class Collectives:
     def barrier(self, axis: Axis, name: str) -> None:
         self.all_reduce(torch.zeros(1), axis, name)
 
+    def _begin(self, name: str, axis: Axis, num_bytes: int) -> int:
+        reach("collective")
+        self.flight.begin(name, axis.name, num_bytes)
+        return time.perf_counter_ns()
+
     def _record(self, name: str, stream: str, start_ns: int, num_bytes: int) -> None:
+        self.flight.end()
         self.spans.add(name, stream, start_ns, time.perf_counter_ns(), num_bytes)

@@ -5,13 +5,15 @@ runtime = start_cpu(tp=2, dp=1, num_kv_heads=8)      # a rank; with more than on
 runtime = still(0, tp=8, dp=4, num_kv_heads=8, device="meta")   # nothing moves
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from ndtrain.core.spans import SpanRecorder
 from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.flight import FlightRecorder
 from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.mesh import Mesh
 from ndtrain.runtime.still import StillTransport
@@ -26,6 +28,7 @@ class Runtime:
     streams: Streams  # in the background
     serial_streams: Streams  # the same operations, one at a time, in the main thread
     spans: SpanRecorder
+    flights: Mapping[str, FlightRecorder] = field(default_factory=dict)  # by lane
 
     def compute(self, name: str) -> AbstractContextManager[None]:
         """A span on the compute track."""
@@ -46,11 +49,10 @@ def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
         mesh = Mesh.place(0, 1, 1)
         return Runtime(torch.device("cpu"), mesh, main, inline, inline, spans)
     mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
-    background = {
-        lane: BackgroundStream(lane, Collectives(GlooTransport(lane), spans))
-        for lane in ("gather", "scatter")
-    }
-    return Runtime(torch.device("cpu"), mesh, main, background, inline, spans)
+    lanes = {lane: Collectives(GlooTransport(lane), spans) for lane in ("gather", "scatter")}
+    background = {lane: BackgroundStream(lane, own) for lane, own in lanes.items()}
+    flights = {lane: own.flight for lane, own in {"main": main, **lanes}.items()}
+    return Runtime(torch.device("cpu"), mesh, main, background, inline, spans, flights)
 
 
 def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtime:

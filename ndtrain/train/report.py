@@ -56,6 +56,8 @@ class Agreed:
     loss: float
     request: Request
     is_written: bool  # the save in flight, on all ranks
+    same_calls: bool  # whether all ranks made the same collectives in the same order
+    compute_ms: tuple[float, ...]  # by rank, of the step without waiting for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,11 @@ class Report:
         return agreed
 
     @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes and speaks."""
+        return self.runtime.mesh.world.rank == 0
+
+    @property
     def checkpoint(self) -> str | None:
         """The last one that is complete, relative to the run directory."""
         return self._checkpoint
@@ -187,6 +194,7 @@ class Report:
             resident_gib(),
             own.request,
             own.is_written,
+            *self._calls(),
         )
         mesh = self.runtime.mesh
         all_ranks = self.runtime.collectives.all_gather(
@@ -198,10 +206,18 @@ class Report:
         step_ms, data_ms, comm_ms, exposed_ms = mean[3:7]
         largest, request = all_ranks[:, 7:9].amax(0).tolist()
         is_written = bool(all_ranks[:, 9].amin().item())
+        same_calls = bool((all_ranks[:, 10:] == all_ranks[0, 10:]).all())
+        compute_ms = tuple((all_ranks[:, 3] - all_ranks[:, 6]).tolist())
         measured = Measured(
             total_loss, round(tokens), round(pairs), step_ms, data_ms, comm_ms, exposed_ms, largest
         )
-        return measured, Agreed(total_loss, Request(int(request)), is_written)
+        agreed = Agreed(total_loss, Request(int(request)), is_written, same_calls, compute_ms)
+        return measured, agreed
+
+    def _calls(self) -> tuple[float, float]:
+        """How many collectives the main thread made, and a hash of their names (exact in fp64)."""
+        flight = self.runtime.collectives.flight
+        return float(flight.sequence), float(flight.names_hash)
 
     def _record(self, measured: Measured) -> Record:
         flops = step_flops(self._shape, measured.tokens, measured.pairs)

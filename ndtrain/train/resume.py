@@ -20,7 +20,7 @@ from ndtrain.core.errors import Unhealthy, UserError
 from ndtrain.observe.run_directory import RunDirectory
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import Bystander, first_rank_decides, gather_json, together
-from ndtrain.train.training_state import TrainingState, changes_of_config
+from ndtrain.train.training_state import TrainingState, changes_of_config, write_plan
 
 
 @dataclass
@@ -37,15 +37,13 @@ class Start:
         """What was restored, and every key of the configuration that changed since."""
         if self.checkpoint is None or self.state is None:
             return self.notes
-        epoch = self.state.data["epoch"]
+        position = f"epoch {self.state.data['epoch']}, row {self.state.data['row']}"
         restored = (
-            f"resumed {self.checkpoint.folder}: weights, optimizer, data position (epoch {epoch},"
-            f" row {self.state.data['row']}), {len(self.state.losses)} losses; {self.step} steps done"
+            f"resumed {self.checkpoint.folder}: weights, optimizer, data position ({position}),"
+            f" {len(self.state.losses)} losses; {self.step} steps done"
         )
-        changes = [
-            f"changed since: {line}" for line in changes_of_config(self.state.config, config)
-        ]
-        return [*self.notes, restored, *changes]
+        changes = changes_of_config(self.state.config, config)
+        return [*self.notes, restored, *(f"changed since: {change}" for change in changes)]
 
 
 def find_start(
@@ -101,7 +99,10 @@ def _named(path: Path, directory: RunDirectory, runtime: Runtime) -> Start:
 
     folder = Path(first_rank_decides(runtime, find, "resume.find"))
     start = together(runtime, lambda: _opened(folder, runtime), "resume.verify")
-    if _is_inside(folder, directory):
+    if not _is_inside(folder, directory):
+        plan = start.state.plan if start.state and runtime.mesh.world.rank == 0 else {}
+        together(runtime, lambda: write_plan(directory, plan), "resume.plan")
+    else:
         later = [other for other in step_folders(directory.path) if step_of(other) > start.step]
         _set_aside(later, "abandoned", runtime, start.notes)
     return start

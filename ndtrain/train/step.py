@@ -6,12 +6,14 @@ The loss is the mean over the counted tokens of the whole global batch, whatever
 micro-batch is weighted by 1 / num_targets, so sums over micro-batches and ranks are that mean.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ndtrain.core.errors import Unhealthy
 from ndtrain.data.batch import Batch
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.parallel.zero import ShardedAdamW
@@ -20,10 +22,17 @@ from ndtrain.runtime.runtime import Runtime
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    loss: (
-        float  # this data-parallel rank's part of the mean: the sum over the data axis is the loss
-    )
-    grad_norm: float  # global, before clipping
+    """losses: of the micro-batches, parts of the mean: their sum over the data axis is the loss.
+    grad_norm: global, before clipping. refusal: why the weights were left as they were.
+    """
+
+    losses: tuple[float, ...]
+    grad_norm: float
+    refusal: Unhealthy | None = None
+
+    @property
+    def loss(self) -> float:
+        return sum(self.losses)
 
 
 def batch_loss(model: Qwen3, batch: Batch, num_targets: int, runtime: Runtime) -> Tensor:
@@ -47,8 +56,8 @@ def train_step(
     lr: float,
     runtime: Runtime,
 ) -> StepResult:
-    """Collective over the mesh. Raises Unhealthy before the weights change.."""
-    loss = 0.0
+    """Collective over the mesh. What is not finite is refused on all ranks, and changes nothing."""
+    losses = []
     for index, batch in enumerate(micro_batches):
         if index == len(micro_batches) - 1:
             optimizer.traffic.arm()
@@ -56,7 +65,10 @@ def train_step(
             micro_loss = batch_loss(model, batch, num_targets, runtime)
         with runtime.spans.span("backward", "host"):
             micro_loss.backward()
-        loss += micro_loss.item()
+        losses.append(micro_loss.item())
     with runtime.spans.span("optimizer", "host"):
-        grad_norm = optimizer.step(lr)
-    return StepResult(loss, grad_norm)
+        try:
+            grad_norm, refusal = optimizer.step(lr, sum(losses)), None
+        except Unhealthy as error:
+            grad_norm, refusal = math.nan, error
+    return StepResult(tuple(losses), grad_norm, refusal)

@@ -7,11 +7,16 @@ Nothing draws random numbers while training (no dropout; data order and initial 
 functions of run.seed), so there is no generator's state to keep.
 """
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ndtrain.config.schema import Config
+from ndtrain.core.atomic import write_json
 from ndtrain.core.errors import UserError
+from ndtrain.observe.run_directory import RunDirectory
+
+PLAN = "plan.json"  # in the run directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,18 @@ class TrainingState:
                 "training.json",
                 "resume with the ndtrain that wrote it, or start from its weights",
             ) from None
+
+
+def read_plan(run: RunDirectory) -> dict[str, Any]:
+    """What was decided once for the run; empty if there was nothing to decide."""
+    path = run.path / PLAN
+    return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def write_plan(run: RunDirectory, plan: dict[str, Any]) -> None:
+    """For a new run directory that goes on from a checkpoint of another."""
+    if plan:
+        write_json(run.path / PLAN, plan)
 
 
 def changes_of_config(saved: dict[str, Any], config: Config) -> list[str]:

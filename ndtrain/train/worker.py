@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,8 +34,9 @@ from ndtrain.train.launch import RENDEZVOUS, threads_per_rank
 from ndtrain.train.loop import Loop
 from ndtrain.train.report import Report
 from ndtrain.train.resume import Start, find_start, lock_run
-from ndtrain.train.save import Saver
+from ndtrain.train.save import SaveFailed, Saver
 from ndtrain.train.stop import EXIT_STOPPED, Request, StopRequests, exit_code
+from ndtrain.train.watchdog import Watchdog, hang_path
 
 
 def run_rank(loaded: Loaded) -> int:
@@ -100,13 +102,16 @@ def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: St
     if start.step >= config.train.steps:
         return _already_finished(config, start, directory, rank)
     sinks = together(runtime, lambda: _sinks(config, directory, rank, start), "open_sinks")
+    watchdog = Watchdog(runtime, directory, lambda text: _record_hang(directory, text))
+    watchdog.enter("setup and the first step", config.guards.setup_seconds)
     try:
-        return _train_in(config, runtime, directory, sinks, requests, start)
+        return _train_in(config, runtime, directory, sinks, requests, watchdog, start)
     except Exception:
         with directory.log_file(rank).open("a") as log:
             traceback.print_exc(file=log)
         raise
     finally:
+        watchdog.rest()
         for sink in sinks:
             sink.close()
         if lock is not None:
@@ -132,6 +137,7 @@ def _train_in(
     directory: RunDirectory,
     sinks: list[Sink],
     requests: StopRequests,
+    watchdog: Watchdog,
     start: Start,
 ) -> int:
     def note(text: str) -> None:
@@ -147,14 +153,16 @@ def _train_in(
     report.status("running")
     saver = Saver(training, directory, note)
     try:
-        request = Loop(training, report, saver, requests, start).run()
+        request = Loop(training, report, saver, requests, watchdog, start).run()
         saver.close()
     except Unhealthy as error:
         report.status("unhealthy", error.what)
         raise
     except BaseException as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        report.status("failed", reason, retryable=not isinstance(error, UserError))
+        if not hang_path(directory).exists():  # which has said already why connections broke
+            reason = getattr(error, "what", "") or str(error).partition("\n")[0]
+            is_retryable = isinstance(error, SaveFailed) or not isinstance(error, UserError)
+            report.status("failed", reason or type(error).__name__, is_retryable)
         raise
     if request.stops:
         report.status("preempted", request.reason, retryable=request is not Request.INTERRUPT)
@@ -166,6 +174,13 @@ def _train_in(
     _merge_traces(config, runtime, directory)
     note(f"finished: {directory.path}")
     return 0
+
+
+def _record_hang(directory: RunDirectory, text: str) -> None:
+    status = directory.status()
+    if status is not None:
+        reason = "hung: " + text.replace("\n", "; ")
+        directory.write_status(replace(status, state="failed", reason=reason, retryable=True))
 
 
 def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:

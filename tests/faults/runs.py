@@ -41,7 +41,13 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["ndtrain.train.worker", "tests.faults.runs"])
 
 
-def _be_rank(config: str, overrides: list[str], environment: dict[str, str], output: str) -> None:
+def _be_rank(
+    config: str,
+    overrides: list[str],
+    environment: dict[str, str],
+    output: str,
+    prepare: Callable[[], None] | None,
+) -> None:
     os.environ.update(environment)
     stream = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(stream, 1)
@@ -54,6 +60,8 @@ def _be_rank(config: str, overrides: list[str], environment: dict[str, str], out
 
     torch.set_num_threads(1)
     worker.measure_matmul_peak = lambda dtype: 1e9  # 0.3 s that change no number under test
+    if prepare is not None:
+        prepare()
     code = worker.run_rank(load(config, overrides))
     sys.stdout.flush()
     os._exit(code)
@@ -98,6 +106,12 @@ class Run:
                 pytest.fail(f"it never came to that:\n{self.output}")
             time.sleep(0.01)
 
+    def until_ended(self, rank: int) -> None:
+        self.processes[rank].join(TIMEOUT_S)
+        if self.processes[rank].exitcode is None:
+            self.kill()
+            pytest.fail(f"rank {rank} still runs:\n{self.output}")
+
     @property
     def output(self) -> str:
         return self._output.read_text() if self._output.exists() else ""
@@ -119,8 +133,14 @@ class Case:
         self._num_started = 0
 
     def start(
-        self, *overrides: str, num_ranks: int = 1, fault: str | None = None, tp: int = 1
+        self,
+        *overrides: str,
+        num_ranks: int = 1,
+        fault: str | None = None,
+        tp: int = 1,
+        prepare: Callable[[], None] | None = None,
     ) -> Run:
+        """prepare: called in each rank before it trains; RANK tells which one it is."""
         self._num_started += 1
         output = self.folder / f"output_{self._num_started}.txt"
         common = {"OMP_NUM_THREADS": "1"}
@@ -139,6 +159,7 @@ class Case:
                 [f"parallel.tp={tp}", *overrides],
                 own if num_ranks > 1 else common,
                 str(output),
+                prepare,
             )
             process = _context.Process(target=_be_rank, args=arguments, daemon=True)
             process.start()
