@@ -96,7 +96,8 @@ def allgather_matmul(x_RH: Tensor, w_HF: Tensor, num_ranks: int) -> Tensor:
         here = ring[step % 2]
         if step < num_ranks - 1:
             if programs()[1] > 1:
-                # Neither core still writes what is sent, or reads what is overwritten.
+                # Neither core still writes what is sent, or reads what is overwritten. The
+                # simulator lets a collective wait for both cores; no document promises that.
                 nisa.core_barrier(data=here, cores=(0, 1))
             ncc.collective_permute_implicit(
                 srcs_by_channel=[[here]],

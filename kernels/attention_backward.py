@@ -18,13 +18,14 @@ transposes and dQ; keys in blocks of 512, loaded and transposed once per section
 section, dK and dV travel between them through private HBM in fp32. Masked-out tiles are skipped.
 
 Limits: those of attention_forward. Targets: gen2 (API of NKI 0.2) to gen4. Grid: none or [2]
-(LNC2): whole groups of heads are split, so that an odd number of them leaves one core waiting.
+(LNC2): groups of heads are split; where their number is odd, the cores share the heads of the last
+one and add their dK and dV behind a core barrier.
 
 Engine budget, trn2, D=128, bf16, for 128 queries x 512 keys (derived from documented cycles per
 instruction, never measured):
-    TensorE  S, dP, dV, dK, dQ, transpose dS: 6 x 512 = 3072 cycles           1.28 us
-    VectorE  dS 512..1024 + half the evictions of dS^T 128 + dQ 128           0.80..1.33 us
-    ScalarE  exp 512 + half the evictions of dS^T 256                         0.64 us
+    TensorE  3072 cycles  1.28 us: S, dP, dV, dK, dQ and the transposes of dS, 512 each
+    VectorE   640 cycles  0.67 us: dS 512 (twice that if PSUM and SBUF inputs share a port), dQ 128
+    ScalarE  1024 cycles  0.85 us: exp 512, evictions of dS^T 512
 """
 
 import nki
@@ -97,7 +98,7 @@ def attention_backward(
         masks["positions"] = make_positions(BANK_KEYS)
     inputs = (q_SBND, k_SBKD, v_SBKD, dout_SBND, out_SBND, lse_BNS, starts_BS)
     outputs = (dq_SBND, dk_SBKD, dv_SBKD)
-    for part in core_parts(problem, False):
+    for part in core_parts(problem):
         differentiate_group(problem, masks, inputs, outputs, part)
     return dq_SBND, dk_SBKD, dv_SBKD
 
@@ -120,7 +121,9 @@ def differentiate_group(
     batch, kv_head, first_head, last_head = part
     step = section_tiles(problem, inputs[0])
     num_tiles = divide_up(problem.num_queries, TILE)
-    store = open_store(problem, outputs, (batch, kv_head), num_tiles > step)
+    # An odd last group is shared with the other core, if it has a head for each.
+    shared = problem.group > 1 and last_head - first_head < problem.group
+    store = open_store(problem, outputs, (batch, kv_head), num_tiles > step, shared)
     for first in range(0, num_tiles, step):
         last = min(first + step, num_tiles)
         starts = None

@@ -128,14 +128,14 @@ def edge_deltas(shift: int) -> list[int]:
     return [remainder, remainder - TILE]
 
 
-def core_parts(problem: Problem, split_heads: bool) -> list[Part]:
+def core_parts(problem: Problem) -> list[Part]:
     """What this core computes: a list of (batch, key/value head, first, last query head).
 
-    Whole groups go to the cores in turn; with `split_heads` the heads of an odd last one are split.
+    Whole groups go to the cores in turn; the heads of an odd last one are split.
     """
     core, num_cores = programs()
     num_groups = problem.batch * problem.num_kv_heads
-    even = num_groups - num_groups % num_cores if split_heads else num_groups
+    even = num_groups - num_groups % num_cores
     parts = []
     for number in range(num_groups):
         first = 0

@@ -36,7 +36,7 @@ def wide(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 @functools.cache
-def kernel(name: str, target: str = "trn2") -> Callable:
+def kernel(name: str, target: str = "trn2") -> Any:
     """The kernel of that name under the NKI version of the target, for nkisim.run."""
     with nkisim.as_nki(NKI_VERSIONS[target], fresh="ndtrain.kernels"):
         module = importlib.import_module(f"ndtrain.kernels.{KERNELS[name].module}")

@@ -23,7 +23,8 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.asarray(array).astype(np.float32))
 
 
-def rounded(x: torch.Tensor) -> torch.Tensor:
+def rounded(x: torch.Tensor | None) -> torch.Tensor:
+    assert x is not None
     return x.to(torch.bfloat16).float()
 
 

@@ -188,8 +188,13 @@ def test_memory_that_nothing_wrote(file: str, old: str, new: str) -> None:
 
 
 def test_a_dropped_core_barrier_is_a_race() -> None:
-    barrier = "nisa.core_barrier(data=partial, cores=(0, 1))"
-    run = mutant("rmsnorm_backward", "rmsnorm", barrier, "pass")
+    run = mutant(
+        "rmsnorm_backward", "rmsnorm", "nisa.core_barrier(data=partial, cores=(0, 1))", "pass"
+    )
     x, r = normal(0, (256, 256)), np.ones((256, 1), np.float32)
     with pytest.raises(RaceError):
         nkisim.run(run, x, x, normal(1, (256,)), r, cores=2, target="trn2")
+    barrier = "nisa.core_barrier(data=store.sums, cores=(0, 1))"
+    run = mutant(BACKWARD, "attention_store", barrier, "pass")
+    with pytest.raises(RaceError):
+        Attention(64, 200, 2, 1, offset=136).backward(run, cores=2)

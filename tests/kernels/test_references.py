@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from ndtrain.kernels.qk_norm_rope_reference import qk_norm_rope_backward, qk_nor
 from ndtrain.kernels.rmsnorm_reference import rmsnorm_backward, rmsnorm_forward
 from ndtrain.kernels.swiglu_reference import swiglu_backward, swiglu_forward
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "causal": {},
     "documents": {"starts_BS": np.array([[0, 0, 2, 2, 4, 4, 4], [0, 1, 1, 1, 1, 5, 6]])},
     "window": {"window": 3},
@@ -25,13 +27,18 @@ def leaf(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array).requires_grad_()
 
 
+def gradient_of(x: torch.Tensor) -> np.ndarray:
+    assert x.grad is not None
+    return x.grad.numpy()
+
+
 def random(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_attention(case: str) -> None:
-    options = {"scale": 0.3, **CASES[case]}
+    options: dict[str, Any] = {"scale": 0.3, **CASES[case]}
     q, k, v = random(0, 7, 2, 4, 8), random(1, 9, 2, 2, 8), random(2, 9, 2, 2, 8)
     dout = random(3, 7, 2, 4, 8)
     visible = torch.from_numpy(
@@ -51,7 +58,7 @@ def test_attention(case: str) -> None:
     np.testing.assert_allclose(ours, out.detach().numpy(), atol=1e-12)
     gradients = attention_backward(dout, q, k, v, ours, lse, **options)
     for gradient, x in zip(gradients, leaves, strict=True):
-        np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-12)
+        np.testing.assert_allclose(gradient, gradient_of(x), atol=1e-12)
 
 
 def test_rmsnorm() -> None:
@@ -62,7 +69,7 @@ def test_rmsnorm() -> None:
     ours, inverse_rms = rmsnorm_forward(x, weight, 1e-6)
     np.testing.assert_allclose(ours, y.detach().numpy(), atol=1e-12)
     for gradient, wanted in zip(rmsnorm_backward(dy, x, weight, inverse_rms), leaves, strict=True):
-        np.testing.assert_allclose(gradient, wanted.grad.numpy(), atol=1e-12)
+        np.testing.assert_allclose(gradient, gradient_of(wanted), atol=1e-12)
 
 
 def test_qk_norm_rope() -> None:
@@ -89,7 +96,7 @@ def test_qk_norm_rope() -> None:
     np.testing.assert_allclose(ours[1], k_out.detach().numpy(), atol=1e-12)
     gradients = qk_norm_rope_backward(dq_out, dk_out, q, k, q_weight, k_weight, cos, sin)
     for gradient, x in zip(gradients, leaves, strict=True):
-        np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-12)
+        np.testing.assert_allclose(gradient, gradient_of(x), atol=1e-12)
 
 
 def test_swiglu() -> None:
@@ -99,4 +106,4 @@ def test_swiglu() -> None:
     y = F.silu(gate) * up
     y.backward(torch.from_numpy(dy))
     np.testing.assert_allclose(swiglu_forward(gate_up), y.detach().numpy(), atol=1e-12)
-    np.testing.assert_allclose(swiglu_backward(dy, gate_up), x.grad.numpy(), atol=1e-12)
+    np.testing.assert_allclose(swiglu_backward(dy, gate_up), gradient_of(x), atol=1e-12)
