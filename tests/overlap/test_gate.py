@@ -1,0 +1,86 @@
+"""The gate takes what is predicted to be shortest, and nothing where nothing is to be hidden."""
+
+import pytest
+import torch
+
+from ndtrain.config.schema import Overlap
+from ndtrain.overlap.gate import BUILDERS, MARGIN, Decision, Sizes, decide, needs_figures
+from ndtrain.overlap.node_cost import Figures
+
+SIZES = Sizes(
+    num_ranks=2,
+    sequence_length=1024,
+    batch_size=1,
+    hidden=1024,
+    widths={"qkv": 2048, "o": 1024, "gate_up": 3072, "down": 1536, "head": 4096},
+)
+
+
+def figures(link_bytes_per_s: float, **others: float) -> Figures:
+    return Figures(
+        matmul_flops=30e9,
+        memory_bytes_per_s=5e9,
+        link_bytes_per_s=link_bytes_per_s,
+        **others,  # type: ignore[arg-type]
+    )
+
+
+def modes_of(decision: Decision) -> set[str]:
+    return {choice.mode for choice in decision.choices}
+
+
+def test_a_slow_link_is_hidden() -> None:
+    decision = decide(Overlap(), SIZES, figures(125e6), torch.float32)
+    assert "off" not in {c.mode for c in decision.choices if c.operation != "head"}
+    for choice in decision.choices:
+        assert choice.predicted_ms is not None
+        assert choice.blocking_ms is not None
+        assert choice.mode == "off" or choice.predicted_ms < (1 - MARGIN) * choice.blocking_ms
+
+
+def test_a_link_that_costs_nothing_leaves_everything_blocking() -> None:
+    decision = decide(Overlap(), SIZES, figures(float("inf")), torch.float32)
+    assert modes_of(decision) == {"off"}
+
+
+def test_overheads_that_exceed_the_gain_leave_it_blocking() -> None:
+    decision = decide(Overlap(), SIZES, figures(125e6, node_overhead_s=0.5), torch.float32)
+    assert "ring" not in modes_of(decision)
+    assert "chunk" not in modes_of(decision)
+
+
+@pytest.mark.parametrize("mode", ["off", "bulk", "chunk", "ring"])
+def test_a_fixed_mode_is_followed_without_figures(mode: str) -> None:
+    settings = Overlap(mode=mode, o="off")  # type: ignore[arg-type]
+    assert not needs_figures(settings)
+    decision = decide(settings, SIZES, None, torch.float32)
+    for choice in decision.choices:
+        if choice.operation == "o":
+            assert choice.mode == "off"
+        elif choice.operation != "head":
+            assert choice.mode == mode
+    head = next(c.mode for c in decision.choices if c.operation == "head")
+    assert head == ("chunk" if mode in ("chunk", "ring") else "off")
+
+
+def test_serial_is_the_plan_of_auto_one_node_at_a_time() -> None:
+    auto = decide(Overlap(), SIZES, figures(125e6), torch.float32)
+    serial = decide(Overlap(mode="serial"), SIZES, figures(125e6), torch.float32)
+    assert serial.choices == auto.choices
+    assert (auto.modes.serial, serial.modes.serial) == (False, True)
+
+
+def test_one_rank_hides_nothing() -> None:
+    alone = Sizes(
+        num_ranks=1, sequence_length=8, batch_size=1, hidden=8, widths=dict.fromkeys(BUILDERS, 8)
+    )
+    assert modes_of(decide(Overlap(mode="ring"), alone, None, torch.float32)) == {"off"}
+
+
+def test_a_decision_survives_json() -> None:
+    decision = decide(Overlap(), SIZES, figures(125e6), torch.float32)
+    assert Decision.from_json(decision.to_json()) == decision
+    assert all(
+        choice.operation in line
+        for choice, line in zip(decision.choices, decision.lines(), strict=True)
+    )
