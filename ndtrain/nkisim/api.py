@@ -65,6 +65,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
 # Names that kernels use although the 0.6 stubs lack them (nki-library).
 BEYOND: dict[str, tuple[str, ...]] = {
     "nki": ("dtype",),
+    "nki.typing": ("mutable_tensor",),
     "nki.language": ("bool",),
     "nki.isa.constants": (
         "dge_mode", "dma_engine", "engine", "matmul_perf_mode", "nc_version", "oob_mode",

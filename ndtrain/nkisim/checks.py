@@ -126,8 +126,11 @@ def _on_engine(role: str, tensor: NkiTensor, engine: str) -> None:
             f"`{role}` starts at partition {start} with {partitions} partitions",
             help="up to 32 partitions start at 0, 32, 64 or 96; up to 64 at 0 or 64; more at 0",
         )
-    if len(tensor.shape) > MAX_VIEW_DIMS:
-        raise HardwareLimit(f"`{role}` has {len(tensor.shape)} dimensions, the limit is 5")
+    if partitions > 1 and tensor.strides[0] != tensor.row_elements:
+        raise HardwareLimit(
+            f"`{role}` has a partition step of {tensor.strides[0] // tensor.row_elements}",
+            help="engines access adjacent partitions",
+        )
 
 
 def allowed_start(partitions: int) -> int:

@@ -61,9 +61,8 @@ def nc_matmul(
         bank(core, dst)
 
     def execute() -> None:
-        if is_transpose and core.target.generation >= 3:
-            core.store(dst, _transposed(core, stationary), _transposed_taint(core, stationary),
-                       raw=stationary.dtype == dst.dtype)  # fmt: skip
+        if is_transpose and core.target.generation >= 3 and _is_identity(core, moving):
+            _store_transpose(core, dst, stationary)
             _mark(dst)
             return
         left = _operand(core, stationary, double)
@@ -271,8 +270,7 @@ def nc_transpose(
     def execute() -> None:
         exact = core.target.generation >= 3 or chosen == "vector"
         if exact or not data.dtype.is_float:
-            core.store(dst, _transposed(core, data), _transposed_taint(core, data),
-                       raw=data.dtype == dst.dtype)  # fmt: skip
+            _store_transpose(core, dst, data)
         else:
             # gen2 multiplies by an identity: one NaN or Inf spoils its whole row.
             source = values.rows(core.load(data))
@@ -288,8 +286,17 @@ def nc_transpose(
     )  # fmt: skip
 
 
-def _transposed(core: Core, data: NkiTensor) -> np.ndarray:
-    return values.rows(core.raw(data)).T.copy()
+def _is_identity(core: Core, moving: NkiTensor) -> bool:
+    values_ = values.rows(core.load(moving))
+    return values_.shape[0] == values_.shape[1] and bool((values_ == np.eye(len(values_))).all())
+
+
+def _store_transpose(core: Core, dst: NkiTensor, data: NkiTensor) -> None:
+    """Every bit of `data`, transposed."""
+    core.store(
+        dst, values.rows(core.raw(data)).T.copy(), _transposed_taint(core, data),
+        raw=data.dtype == dst.dtype,
+    )  # fmt: skip
 
 
 def _transposed_taint(core: Core, data: NkiTensor) -> Taint:

@@ -43,7 +43,6 @@ class Options:
     arithmetic: False keeps checks and the instruction stream and computes nothing.
     precise: False holds low-precision floats in float32 (NKI_PRECISE_FP=0).
     check_python: refuse Python that the NKI compiler does not accept.
-    max_stream: 0 keeps every instruction record.
     """
 
     arithmetic: bool = True

@@ -24,6 +24,7 @@ from ndtrain.nkisim import (
     isa_dma,
     isa_elementwise,
     isa_gather,
+    isa_gen4,
     isa_matmul,
     isa_reduce,
     isa_select,
@@ -33,6 +34,7 @@ from ndtrain.nkisim import (
     nki,
     objects,
     ops,
+    parameter_types,
     program,
     registers,
     spaces,
@@ -42,8 +44,8 @@ from ndtrain.nkisim import (
 )
 
 _INSTRUCTION_FILES = (
-    isa_activation, isa_control, isa_dma, isa_elementwise, isa_gather, isa_matmul, isa_reduce,
-    isa_select, isa_statistics,
+    isa_activation, isa_control, isa_dma, isa_elementwise, isa_gather, isa_gen4, isa_matmul,
+    isa_reduce, isa_select, isa_statistics,
 )  # fmt: skip
 _CPU_SIMULATOR = "nki_cpu_simulator"
 
@@ -54,7 +56,7 @@ def _sources(module: str) -> dict[str, Any]:
         return {"jit": nki.jit, "simulate": nki.simulate, "dtype": dtypes.DType,
                 "language": None, "isa": None, "collectives": None, "typing": None}  # fmt: skip
     if module == "nki.typing":
-        return {"tensor": tensor.NkiTensor}
+        return {"tensor": parameter_types.tensor, "mutable_tensor": parameter_types.mutable_tensor}
     if module == "nki.language.NkiTensor":
         names = set(dir(tensor.NkiTensor)) - {"indirect"}
         return {n: getattr(tensor.NkiTensor, n, None) for n in names}

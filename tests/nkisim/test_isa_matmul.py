@@ -161,6 +161,18 @@ def test_the_vector_engine_transposes_32_by_32() -> None:
     np.testing.assert_array_equal(result.outputs, x.T)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]])
+def test_transpose_mode_moves_by_the_matrix_it_is_given(order: list[int]) -> None:
+    x, by = normal(4, 40, dtype=BF16), np.eye(4, dtype=np.float32)[:, order].astype(BF16)
+
+    def kernel(a: Any, b: Any) -> Any:
+        out = psum((40, 4), nl.bfloat16)
+        nisa.nc_matmul(out, load(a), load(b), is_transpose=True)
+        return store(out)
+
+    np.testing.assert_array_equal(run(kernel, x, by).outputs, x.T[:, order])
+
+
 def test_tf32_operands_are_rounded() -> None:
     x = np.full((32, 8), 1 + 2**-12, np.float32)
 

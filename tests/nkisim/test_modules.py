@@ -136,6 +136,14 @@ def test_the_names_that_the_tests_of_nki_library_look_for() -> None:
     assert constants.dge_mode is isa.dge_mode
 
 
+def test_annotations_of_parameters() -> None:
+    with nkisim.as_nki():
+        import nki.typing as nt
+
+    assert nt.tensor[128, 512].shape == (128, 512)
+    assert nt.mutable_tensor.mutable
+
+
 def test_every_public_name_is_there() -> None:
     built = modules.build()
     for table in (api.PUBLIC, api.BEYOND):

@@ -63,6 +63,12 @@ OPERANDS: list[Case] = [
         "trn2",
         "partition 8",
     ),
+    (
+        "every other partition",
+        lambda: nisa.memset(sbuf((128, 4))[0:64:2], 0),
+        "trn2",
+        "partition step of 2",
+    ),
     ("engine on HBM", lambda: nisa.memset(hbm((4, 4)), 0), "trn2", "`dst` is in shared_hbm"),
     (
         "GpSimd on PSUM",
