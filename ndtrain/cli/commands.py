@@ -27,6 +27,7 @@ COMMANDS: dict[str, Row] = {
     "data": Row("Look", "ndtrain.cli.data:data", "Look at the data."),
     "doctor": Row("Look", "ndtrain.cli.doctor:doctor", "Examine this machine and installation."),
     "bench": Row("Look", "ndtrain.cli.bench:bench", "Measure a step against its peers."),
+    "overlap": Row("Look", "ndtrain.cli.overlap:overlap", "Show and verify what runs beside what."),
     "kernels": Row("Look", "ndtrain.cli.kernels:kernels", "Run the NKI kernels without hardware."),
     "completion": Row("Shell", "ndtrain.cli.completion:completion", "Print completion code."),
 }

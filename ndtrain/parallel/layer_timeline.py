@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ndtrain.models.qwen3.model import Block, Qwen3
+from ndtrain.models.qwen3.model import Block
 from ndtrain.models.qwen3.shape import Shape
 from ndtrain.ops.cost import Cost, CostCounter
 from ndtrain.overlap.collective_matmul import Mode
@@ -23,9 +23,8 @@ from ndtrain.overlap.draw import Panel
 from ndtrain.overlap.modes import PASSES, Modes, Pass
 from ndtrain.overlap.node_cost import Figures, compute_seconds
 from ndtrain.overlap.timeline import Timeline, TimelineSpan, simulate
-from ndtrain.parallel.apply import parallelize
+from ndtrain.parallel.layer_schedules import meta_model
 from ndtrain.parallel.linear import ColumnParallelLinear, RowParallelLinear
-from ndtrain.runtime.runtime import still
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -51,13 +50,10 @@ def layer_timeline(
 
     batch_size: rows of a micro-batch. recompute: what backward computes again first.
     """
-    runtime = still(0, tp, 1, shape.num_kv_heads, "meta")
+    model = meta_model(shape, tp, 0, modes, dtype)
     with torch.device("meta"):
-        model = Qwen3(replace(shape, num_layers=1))
         x_SBH = torch.empty(sequence_length // tp, batch_size, shape.hidden_size, dtype=dtype)
         tokens_BS = torch.empty(batch_size, sequence_length, dtype=torch.int64)
-    parallelize(model, runtime, modes)
-    model.to(dtype)
     walk = _Walk(tp, modes, figures, recompute)
     block = model.layers[0]
     assert isinstance(block, Block)
