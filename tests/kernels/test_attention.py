@@ -153,17 +153,33 @@ def test_starts_may_be_float() -> None:
 
 
 def test_context_parallel_parts_merge_to_the_whole() -> None:
-    """Two calls, each with half of the keys, merged by their log-sum-exp: ring attention."""
+    """Two calls, each with half of the keys: the forward merges by log-sum-exp, as README says;
+    the backward takes the merged result, adds dQ and keeps each half of dK and dV."""
     whole = Attention(200, 200)
-    parts = []
-    for first in (0, 100):
-        half = (whole.q, whole.k[first : first + 100], whole.v[first : first + 100])
-        parts.append(run("attention_forward", *half, offset=-first, **whole.options).outputs)
-    (out_a, lse_a), (out_b, lse_b) = (wide(*part) for part in parts)
+    halves = [(first, (whole.k[first : first + 100], whole.v[first : first + 100]))
+              for first in (0, 100)]  # fmt: skip
+    parts = [
+        wide(*run("attention_forward", whole.q, *kv, offset=-first, **whole.options).outputs)
+        for first, kv in halves
+    ]
+    (out_a, lse_a), (out_b, lse_b) = parts
     lse = np.logaddexp(lse_a, lse_b)
     weights = (np.exp(part - lse).transpose(2, 0, 1)[..., None] for part in (lse_a, lse_b))
     out = sum(weight * part for weight, part in zip(weights, (out_a, out_b), strict=True))
     assert max(relative_errors((out, lse), (whole.out, whole.lse))) < FP32_BOUND
+    merged = (np.float32(out), np.float32(lse))
+    gradients = [
+        wide(
+            *run(
+                "attention_backward", whole.dout, whole.q, *kv, *merged, offset=-first,
+                **whole.options,
+            ).outputs
+        )
+        for first, kv in halves
+    ]  # fmt: skip
+    (dq_a, dk_a, dv_a), (dq_b, dk_b, dv_b) = gradients
+    joined = (dq_a + dq_b, np.concatenate((dk_a, dk_b)), np.concatenate((dv_a, dv_b)))
+    assert max(relative_errors(joined, whole.gradients())) < FP32_BOUND
 
 
 def test_a_tile_that_the_mask_empties_costs_nothing() -> None:
@@ -202,9 +218,9 @@ def test_sbuf_does_not_bound_the_keys(what: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["attention_forward", "attention_backward"])
 @pytest.mark.parametrize("heads", [1, 8])
-def test_a_sequence_of_32k_fits(what: str, heads: int, target: str) -> None:
-    """All of the capacity that 32768 tokens and a full group of heads ask for."""
-    stream_only(what, 32768 if heads == 1 else 4096, 32768, heads, target)
+def test_a_sequence_of_32k_fits(what: str, heads: int) -> None:
+    """All of the capacity that 32768 tokens, or a full group of heads, ask of the smaller SBUF."""
+    stream_only(what, 32768 if heads == 1 else 4096, 32768, heads, "trn1")
 
 
 @pytest.mark.slow
