@@ -166,6 +166,8 @@ class Overlap(Section):
     """Form of the down projection."""
     head: OperationMode | None = None
     """Form of the output head; its `ring` is `chunk`, as all ranks need the same tokens at a time."""
+    replan: bool = False
+    """Decide again although the run directory holds a plan; numbers may then round differently."""
     data_parallel: Literal["auto", "on", "off"] = "auto"
     """Gradients are reduced during backward and weights gathered during the next forward."""
     bucket_megabytes: float = Field(16.0, gt=0)

@@ -21,6 +21,7 @@ from ndtrain.data.prepare import open_prepared, prepare
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.models.qwen3.shape import Shape
 from ndtrain.ops.attention import choose
+from ndtrain.overlap.gate import Decision
 from ndtrain.parallel.apply import Source, parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.recompute import recompute
@@ -31,6 +32,7 @@ from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import together
 from ndtrain.train.optimizer_state import MasterWeights, load_moments
+from ndtrain.train.overlap_plan import Machine, measure_machine, overlap_plan
 from ndtrain.train.resume import Start
 
 Log = Callable[[str], None]
@@ -49,6 +51,8 @@ class Training:
     dataset: Dataset
     loader: Loader
     held_out: HeldOutRows | None
+    machine: Machine
+    decision: Decision
 
 
 def shape_of(model: schema.Model) -> Shape:
@@ -74,7 +78,10 @@ def build(
 
     with torch.device("meta"):
         model = Qwen3(shape, implementation)
-    shards = parallelize(model, runtime)
+    machine = measure_machine(runtime, config.train.compute_dtype)
+    plan_file = Path(config.run.directory) / config.run.name / "plan.json"
+    decision = overlap_plan(config, runtime, shape, machine, plan_file, log)
+    shards = parallelize(model, runtime, decision.modes)
     dtype = DTYPES[config.train.compute_dtype]
     optimizer = ShardedAdamW(
         model,
@@ -89,10 +96,21 @@ def build(
     if start.checkpoint and start.state:
         load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
     recompute(model, config.train.recompute)
-    if config.observe.trace_steps is not None:
-        record_local_modules(model, runtime)
+    record_local_modules(model, runtime)
     held_out = _held_out(config, dataset) if config.train.eval_every else None
-    return Training(config, runtime, shape, model, shards, optimizer, dataset, loader, held_out)
+    return Training(
+        config,
+        runtime,
+        shape,
+        model,
+        shards,
+        optimizer,
+        dataset,
+        loader,
+        held_out,
+        machine,
+        decision,
+    )
 
 
 def _dataset(config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Log) -> Dataset:

@@ -1,4 +1,4 @@
-"""The first run of a new user: one script, from this checkout to a model that transformers loads."""
+"""The first run of a new user: one script, from this checkout to a model for transformers."""
 
 import json
 import os
