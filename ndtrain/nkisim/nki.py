@@ -11,14 +11,16 @@ from ndtrain.nkisim.machine import Options
 from ndtrain.nkisim.program import Kernel, run
 
 _GENERATION_VARIABLE = "NKI_NC_VERSION"  # set by nki-library's test suite
+_COMPILER_ARGUMENTS = {"mode", "debug_kernel", "show_compiler_tb", "experimental_flags"}
 _PRECISE_VARIABLE = "NKI_PRECISE_FP"
 
 
 def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
-    """`@nki.jit` and `@nki.jit()`."""
-    if kwargs:
+    """`@nki.jit` and `@nki.jit()`; arguments for the compiler alone change nothing here."""
+    unknown = set(kwargs) - _COMPILER_ARGUMENTS
+    if unknown:
         raise ApiError(
-            f"nki.jit has no argument {', '.join(kwargs)}",
+            f"nki.jit has no argument {', '.join(sorted(unknown))}",
             help="the target comes from NEURON_PLATFORM_TARGET_OVERRIDE, the cores from kernel[n]",
         )
     if fn is None:

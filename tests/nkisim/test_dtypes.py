@@ -13,7 +13,7 @@ from .kernels import BF16, apply, nisa, normal
 def test_a_dtype_is_its_name() -> None:
     assert dtypes.float32 == "float32"
     assert str(dtypes.float8_e4m3) == "float8_e4m3"
-    assert {dtypes.bfloat16: 1}["bfloat16"] == 1
+    assert "bfloat16" in {dtypes.bfloat16: 1}
     assert dtypes.bfloat16.itemsize == 2
     assert copy_of(dtypes.tfloat32) is dtypes.tfloat32
 
@@ -43,14 +43,18 @@ def test_float64_is_refused() -> None:
 
 def test_bf16_rounds_to_nearest_even() -> None:
     halfway_down, halfway_up = 1.0 + 2**-8, 1.0 + 3 * 2**-8
-    got = dtypes.from_float32(np.float32([halfway_down, halfway_up]), dtypes.bfloat16, True)
+    got = dtypes.from_float32(
+        np.array([halfway_down, halfway_up], np.float32), dtypes.bfloat16, True
+    )
     np.testing.assert_array_equal(got.astype(np.float32), [1.0, 1.0 + 2**-6])
 
 
 def test_tf32_keeps_ten_bits() -> None:
-    values = np.float32([1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, np.inf, np.nan])
+    values = np.array([1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, np.inf, np.nan], np.float32)
     got = dtypes.round_tf32(values)
-    np.testing.assert_array_equal(got, np.float32([1 + 2**-10, 1.0, 1 + 2**-9, np.inf, np.nan]))
+    np.testing.assert_array_equal(
+        got, np.array([1 + 2**-10, 1.0, 1 + 2**-9, np.inf, np.nan], np.float32)
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,13 +63,13 @@ def test_tf32_keeps_ten_bits() -> None:
      (dtypes.uint32, 0, 2**32 - 1)],
 )  # fmt: skip
 def test_integers_saturate(dtype: dtypes.DType, low: int, high: int) -> None:
-    values = np.float32([-np.inf, -1e20, 1e20, np.inf, np.nan])
+    values = np.array([-np.inf, -1e20, 1e20, np.inf, np.nan], np.float32)
     got = dtypes.from_float32(values, dtype, True)
     np.testing.assert_array_equal(got, np.array([low, low, high, high, 0], got.dtype))
 
 
 def test_integers_round_to_nearest_even() -> None:
-    got = dtypes.from_float32(np.float32([0.5, 1.5, 2.5, -0.5, -1.5]), dtypes.int32, True)
+    got = dtypes.from_float32(np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32), dtypes.int32, True)
     np.testing.assert_array_equal(got, [0, 2, 2, 0, -2])
 
 
@@ -76,7 +80,7 @@ def test_fp8_formats_end_where_the_hardware_says() -> None:
 
 
 def test_high_precision_rounds_nothing() -> None:
-    values = np.float32([1.0 + 2**-20])
+    values = np.array([1.0 + 2**-20], np.float32)
     got = dtypes.from_float32(values, dtypes.bfloat16, precise=False)
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, values)

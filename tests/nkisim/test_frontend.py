@@ -12,6 +12,8 @@ from ndtrain.nkisim.errors import LanguageError
 
 from .kernels import nisa, nl
 
+LIMIT = 0
+
 
 def uses_lambda(x: Any) -> None:
     (lambda: 0)()

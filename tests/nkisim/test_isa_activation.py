@@ -1,6 +1,7 @@
 """The Scalar Engine: functions, scale and bias, and the accumulator registers."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .kernels import apply, load, nisa, nl, normal, run, sbuf, store
 
 X, COLUMN = normal(64, 40), normal(64, 1, seed=5)
 erf = np.vectorize(math.erf)
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "copy": lambda x: x, "square": np.square, "exp": np.exp, "tanh": np.tanh, "abs": np.abs,
     "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)), "gelu": lambda x: x * (1 + erf(x / 2**0.5)) / 2,
@@ -55,7 +56,9 @@ def test_the_sine_of_the_language_reduces_its_range() -> None:
 
 
 def test_log_outside_its_table_is_not_a_number() -> None:
-    got = apply(lambda d, x: nisa.activation(d, nl.log, x), np.float32([[1.0, 2.0**-70]] * 32))
+    got = apply(
+        lambda d, x: nisa.activation(d, nl.log, x), np.array([[1.0, 2.0**-70]] * 32, np.float32)
+    )
     assert got[0, 0] == 0
     assert np.isnan(got[0, 1])
 

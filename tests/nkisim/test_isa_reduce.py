@@ -1,5 +1,6 @@
 """Reductions, scans and the accumulator registers of the Vector Engine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,12 @@ from ndtrain.nkisim.errors import UninitializedError
 from .kernels import BF16, apply, load, nisa, nl, normal, run, sbuf, store
 
 X = normal(64, 4, 10)
-FOLDS = {"add": np.sum, "maximum": np.max, "minimum": np.min, "multiply": np.prod}
+FOLDS: dict[str, Callable[..., np.ndarray]] = {
+    "add": np.sum,
+    "maximum": np.max,
+    "minimum": np.min,
+    "multiply": np.prod,
+}
 
 
 @pytest.mark.parametrize("name", FOLDS)

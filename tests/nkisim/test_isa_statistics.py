@@ -29,8 +29,8 @@ def test_max8_sorts_the_largest_down() -> None:
 
 
 def test_find_index8_gives_first_positions_and_a_sentinel() -> None:
-    x = np.tile(np.float32([5, 1, 5, 2, 3, 4, 6, 7, 8, 9]), (32, 1))
-    wanted = np.tile(np.float32([5, 5, 9, 100, 1, 2, 3, 4]), (32, 1))
+    x = np.tile(np.array([5, 1, 5, 2, 3, 4, 6, 7, 8, 9], np.float32), (32, 1))
+    wanted = np.tile(np.array([5, 5, 9, 100, 1, 2, 3, 4], np.float32), (32, 1))
     got = apply(lambda d, a, b: nisa.nc_find_index8(d, a, b), x, wanted, shape=(32, 8),
                 dtype="uint32")  # fmt: skip
     np.testing.assert_array_equal(got[0], [0, 2, 9, 0xFFFFFFFF, 1, 3, 4, 5])
@@ -38,8 +38,8 @@ def test_find_index8_gives_first_positions_and_a_sentinel() -> None:
 
 def test_match_replace8_serves_duplicates_from_the_last_slot() -> None:
     """The example of the docstring of nki.isa 0.6."""
-    x = np.tile(np.float32([1, 2, 3, 4, 8, 8, 8, 8, 8, 8, 8]), (32, 1))
-    vals = np.tile(np.float32([3, 8, 8, 8, 8, 8, 8, 8]), (32, 1))
+    x = np.tile(np.array([1, 2, 3, 4, 8, 8, 8, 8, 8, 8, 8], np.float32), (32, 1))
+    vals = np.tile(np.array([3, 8, 8, 8, 8, 8, 8, 8], np.float32), (32, 1))
 
     def kernel(a: Any, b: Any) -> Any:
         tile, at = load(a), sbuf((32, 8), nl.uint32)
@@ -68,7 +68,7 @@ def test_gather_with_indices_of_sixteen_partitions() -> None:
 
 
 def test_nonzero_with_count_works_on_every_sixteenth_partition() -> None:
-    x = np.tile(np.int32([0, 1, 1, 0, 0, 1, 0, 0]), (32, 1))
+    x = np.tile(np.array([0, 1, 1, 0, 0, 1, 0, 0], np.int32), (32, 1))
 
     def kernel(a: Any) -> Any:
         out = sbuf((32, 9), nl.int32)
@@ -82,7 +82,7 @@ def test_nonzero_with_count_works_on_every_sixteenth_partition() -> None:
 
 
 def test_sequence_bounds_of_packed_segments() -> None:
-    ids = np.int32([[1, 1, 2, 2, 2, 0]])
+    ids = np.array([[1, 1, 2, 2, 2, 0]], np.int32)
     got = apply(lambda d, a: nisa.sequence_bounds(d, a), ids, shape=(1, 2, 6), dtype="int32")
     np.testing.assert_array_equal(got[0, 0], [0, 0, 2, 2, 2, 6])
     np.testing.assert_array_equal(got[0, 1], [2, 2, 5, 5, 5, -1])

@@ -164,8 +164,9 @@ def test_nki_objects_take_plain_attributes_as_fields() -> None:
     assert (Plain(2).rows, Plain(2).columns) == (2, 4)
 
 
-def test_jit_takes_no_mode() -> None:
+def test_jit_takes_no_target() -> None:
     from ndtrain.nkisim.errors import ApiError
 
+    assert nki.jit(mode="trace")(len).function is len
     with pytest.raises(ApiError, match="platform_target"):
         nki.jit(platform_target="trn1")

@@ -82,7 +82,7 @@ def test_fresh_modules_are_imported_anew_and_forgotten(
     (tmp_path / "fresh_kernel.py").write_text(KERNEL)
     monkeypatch.syspath_prepend(str(tmp_path))
     with nkisim.as_nki(fresh="fresh_kernel"):
-        import fresh_kernel  # type: ignore[import-not-found]
+        import fresh_kernel
     with nkisim.as_nki("0.2", fresh="fresh_kernel"):
         import fresh_kernel as again
     assert fresh_kernel is not again
@@ -113,15 +113,15 @@ def test_a_refusal_ends_a_script_with_three_lines(tmp_path: Path) -> None:
 
 def test_the_names_that_the_tests_of_nki_library_look_for() -> None:
     with nkisim.as_cpu_simulator():
-        import nki_cpu_simulator.nki.builtin  # type: ignore[import-not-found]
-        import nki_cpu_simulator.nki.compiler  # type: ignore[import-not-found]
-        import nki_cpu_simulator.nki.isa as isa  # type: ignore[import-not-found]
-        import nki_cpu_simulator.nki.isa.constants as constants  # type: ignore[import-not-found]
-        import nki_cpu_simulator.nki.language as language  # type: ignore[import-not-found]
-        import nki_cpu_simulator.nki.language.dtypes  # type: ignore[import-not-found]
-        import nki_cpu_simulator.nki.tensor  # type: ignore[import-not-found]
-        import nki_cpu_simulator.nki.typing  # type: ignore[import-not-found]  # noqa: F401
-        from nki_cpu_simulator import nki  # type: ignore[import-not-found]
+        import nki_cpu_simulator.nki.builtin
+        import nki_cpu_simulator.nki.compiler
+        import nki_cpu_simulator.nki.isa as isa
+        import nki_cpu_simulator.nki.isa.constants as constants
+        import nki_cpu_simulator.nki.language as language
+        import nki_cpu_simulator.nki.language.dtypes
+        import nki_cpu_simulator.nki.tensor
+        import nki_cpu_simulator.nki.typing  # noqa: F401
+        from nki_cpu_simulator import nki
     import numpy as np
 
     def kernel(x: object) -> object:

@@ -155,6 +155,41 @@ def test_attention_cte(cores: int | None, monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+S = 640
+Q_INDEX, K_INDEX = np.arange(S)[:, None], np.arange(S)[None, :]
+SEGMENTS = np.array([0] * 300 + [1] * 340)
+BOUNDS = {
+    "bound_min": np.array([0] * 300 + [300] * 340, np.float32)[:, None],
+    "bound_max": np.array([300] * 300 + [640] * 340, np.float32)[:, None],
+}
+MASKS: dict[str, tuple[dict[str, Any], np.ndarray]] = {
+    "none": ({"causal_mask": False}, K_INDEX >= 0),
+    "causal": ({}, K_INDEX <= Q_INDEX),
+    "window": ({"sliding_window": 200}, (K_INDEX <= Q_INDEX) & (Q_INDEX - K_INDEX < 200)),
+    "packed": (BOUNDS, (K_INDEX <= Q_INDEX) & (SEGMENTS[:, None] == SEGMENTS[None])),
+    "second context-parallel half": (
+        {"cp_offset": np.array([[320]], np.int32), "global_cp_deg": 2},
+        Q_INDEX[:320] + 320 >= K_INDEX,
+    ),
+}
+
+
+@pytest.mark.parametrize("target", ["trn2", "trn3"])
+@pytest.mark.parametrize("name", MASKS)
+def test_attention_cte_masks(name: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = library_module("core.attention.attention_cte", monkeypatch)
+    options, mask = MASKS[name]
+    q = normal(1, len(mask), 64, dtype=BF16)
+    k, v = normal(1, 64, S, seed=1, dtype=BF16), normal(1, S, 64, seed=2, dtype=BF16)
+    got = nkisim.run(
+        module.attention_cte, q, k, v, target=target, **{"causal_mask": True} | options
+    ).outputs
+    scores = np.where(mask, q[0].astype(np.float64) @ k[0].astype(np.float64), -np.inf)
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    wanted = p / p.sum(1, keepdims=True) @ v[0].astype(np.float64)
+    np.testing.assert_allclose(got[0].astype(np.float64), wanted, atol=3e-2)
+
+
 @pytest.mark.parametrize("cores", [None, 2])
 def test_attention_bwd(cores: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     module = library_module("core.attention.attention_bwd", monkeypatch)
