@@ -165,7 +165,7 @@ class Overlap(Section):
     down: OperationMode | None = None
     """Form of the down projection."""
     head: OperationMode | None = None
-    """Form of the output head; its `ring` is `chunk`, as all ranks need the same tokens at a time."""
+    """Form of the output head; its ring is `chunk`: all ranks need the same tokens at a time."""
     replan: bool = False
     """Decide again although the run directory holds a plan; numbers may then round differently."""
     data_parallel: Literal["auto", "on", "off"] = "auto"

@@ -124,7 +124,9 @@ def decide(
 
 
 def _fixed(settings: Overlap) -> Mode | None:
-    return None if settings.mode in ("auto", "serial") else settings.mode
+    if settings.mode == "auto" or settings.mode == "serial":
+        return None
+    return settings.mode
 
 
 def _possible(operation: str, mode: Mode) -> Mode:
