@@ -26,7 +26,7 @@ cycles per instruction, never measured):
     ring     8 MiB, hidden where the link gives 51 GB/s or more
 """
 
-# ruff: noqa: N815  (fields carry their shape, like every tensor here)
+
 
 from dataclasses import dataclass
 from typing import Any

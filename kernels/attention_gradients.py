@@ -4,7 +4,7 @@ All of it lies [q, k]: P and dS are stationary operands of dV += P^T dO and dK +
 are, and only dS is transposed, for dQ += dS K.
 """
 
-# ruff: noqa: N815  (fields carry their shape, like every tensor here)
+
 
 from dataclasses import dataclass
 

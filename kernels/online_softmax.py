@@ -6,7 +6,7 @@ exp(scale * (m - m')). P lies [q, k] for the row statistics and is transposed on
 the product with V contracts over keys, which must lie on the partitions.
 """
 
-# ruff: noqa: N815  (fields carry their shape, like every tensor here)
+
 
 from dataclasses import dataclass
 

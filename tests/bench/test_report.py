@@ -98,7 +98,7 @@ def test_json_has_every_round_and_every_verdict() -> None:
 
 
 def test_equal_losses_pass() -> None:
-    check_losses(MEASUREMENT)
+    assert check_losses(MEASUREMENT) is None  # type: ignore[func-returns-value]
 
 
 @pytest.mark.parametrize("loss", [9.201, math.nan])
