@@ -55,11 +55,14 @@ class Piece:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Piece":
         slices = tuple((int(start), int(stop)) for start, stop in value["slices"])
-        flat = value["flat"] if value["flat"] is None else tuple(map(int, value["flat"]))
+        flat = None
+        if value["flat"] is not None:
+            start, stop = value["flat"]
+            flat = (int(start), int(stop))
         ranges = [*slices, *([flat] if flat else [])]
         if (
             set(value) != {"name", "dim", "slices", "kind", "flat"}
-            or any(len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] for bounds in ranges)
+            or any(not 0 <= start < stop for start, stop in ranges)
             or value["kind"] not in KINDS
             or (flat is None) != (value["kind"] == WEIGHT)
             or (flat is not None and len(slices) != 1)

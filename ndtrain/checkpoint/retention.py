@@ -45,7 +45,7 @@ def prune(
         shutil.rmtree(leftover)
     complete = complete_checkpoints(run_directory)
     kept, old = complete[-keep_last:], complete[:-keep_last]
-    damaged = []
+    damaged: list[Path] = []
     if old:
         for path in reversed(kept):  # the newest is usually sound: one is read
             if (is_sound or verifies)(path):

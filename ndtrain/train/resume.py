@@ -112,7 +112,8 @@ def _newest(directory: RunDirectory, runtime: Runtime) -> Start:
     names = first_rank_decides(
         runtime, lambda: [path.name for path in step_folders(directory.path)], "resume.list"
     )
-    notes, damaged = [], []
+    notes: list[str] = []
+    damaged: list[Path] = []
     for name in reversed(names):
         folder = directory.checkpoints / name
         start, error = None, None

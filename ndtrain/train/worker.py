@@ -50,14 +50,7 @@ def run_rank(loaded: Loaded) -> int:
         requests.listen()
         torch.set_num_threads(threads_per_rank(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         if world_size > 1:
-            rendezvous = os.environ.get(RENDEZVOUS)
-            place = {"rank": int(os.environ["RANK"]), "world_size": world_size}
-            dist.init_process_group(
-                "gloo",
-                init_method=rendezvous,
-                timeout=timedelta(seconds=config.guards.setup_seconds),
-                **(place if rendezvous else {}),
-            )
+            _join_group(world_size, timedelta(seconds=config.guards.setup_seconds))
         try:
             code = _train(config, loaded, directory, requests)
         finally:
@@ -73,6 +66,16 @@ def run_rank(loaded: Loaded) -> int:
     # torchrun takes any other code for a failure, and `status.json` says what it was.
     is_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     return 0 if code == EXIT_STOPPED and is_torchrun else code
+
+
+def _join_group(world_size: int, timeout: timedelta) -> None:
+    """Local ranks meet at a file of their launcher, others where torchrun says."""
+    rendezvous = os.environ.get(RENDEZVOUS)
+    if rendezvous is None:
+        dist.init_process_group("gloo", timeout=timeout)
+    else:
+        rank = int(os.environ["RANK"])
+        dist.init_process_group("gloo", rendezvous, timeout, world_size, rank)
 
 
 def _unexpected(error: Exception, log: Path) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ndtrain.checkpoint.format import Manifest
 from ndtrain.checkpoint.source import step_folder
 from tests.faults.runs import Case
 
@@ -19,6 +20,17 @@ def test_a_killed_run_goes_on_with_the_same_bits(case: Case, undisturbed: Case) 
     assert case.losses() == undisturbed.losses()
     assert case.final_files() == undisturbed.final_files()
     assert case.status()["state"] == "finished"
+
+
+def test_a_save_in_the_background_writes_the_same_bytes(case: Case, undisturbed: Case) -> None:
+    case.start("checkpoint.background=false").finish()
+    assert case.final_files() == undisturbed.final_files()
+    ours, theirs = (
+        {e.name: e.sha256 for e in Manifest.load(c.checkpoints()[0]).files}
+        for c in (case, undisturbed)
+    )
+    different = {name for name, digest in ours.items() if theirs[name] != digest}
+    assert different == {"training.json"}  # which holds the configuration
 
 
 def test_a_finished_run_says_so_and_can_be_extended(case: Case, undisturbed: Case) -> None:

@@ -1,14 +1,19 @@
 """A request to any one rank is one step of all ranks: saved, told by code and status, resumable."""
 
+import os
+import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from ndtrain.train.stop import Request, StopRequests, exit_code
 from tests.faults.runs import Case
 
+# Of five starts each; NDTRAIN_DRILLS=40 makes it 200 starts.
+NUM_DRILLS = int(os.environ.get("NDTRAIN_DRILLS", "6"))
 LONG = ("train.steps=100000", "checkpoint.every_steps=0", "train.eval_every=0")
 
 
@@ -55,7 +60,7 @@ def test_files_and_budget(case: Case) -> None:
     assert case.status()["checkpoint"] == f"checkpoints/step_{before:08d}"
 
 
-def test_the_heaviest_request_counts_and_decides_the_code(tmp_path) -> None:
+def test_the_heaviest_request_counts_and_decides_the_code(tmp_path: Path) -> None:
     requests = StopRequests(tmp_path, max_minutes=None, is_first_rank=True)
     assert requests.pending() is Request.NONE
     (tmp_path / "SAVE").touch()
@@ -73,7 +78,7 @@ def test_the_heaviest_request_counts_and_decides_the_code(tmp_path) -> None:
     assert exit_code(Request.INTERRUPT, is_saved=True) == 130
 
 
-def test_a_signal_is_only_noted(tmp_path) -> None:
+def test_a_signal_is_only_noted(tmp_path: Path) -> None:
     requests = StopRequests(tmp_path, None, True)
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
@@ -95,11 +100,9 @@ def test_a_signal_is_only_noted(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(NUM_DRILLS))
 def test_any_rank_at_any_moment(case: Case, seed: int) -> None:
-    """Five starts each, 200 in all: signalled while starting, stepping, evaluating, saving."""
-    import random
-
+    """Five starts each: signalled while starting, stepping, evaluating, saving."""
     generator = random.Random(seed)
     num_ranks, tp = generator.choice([(1, 1), (2, 1), (2, 2)])
     busy = ("train.steps=100000", "checkpoint.every_steps=1", "train.eval_every=1")
