@@ -21,7 +21,7 @@ BF16 = ml_dtypes.bfloat16
 FOLDER = Path(ndtrain.kernels.__file__).parent
 SHARED = (
     "row_tiles", "attention_masks", "online_softmax", "attention_gradients", "attention_store",
-    "rmsnorm",
+    "rmsnorm", "rope_tiles",
 )  # fmt: skip
 
 

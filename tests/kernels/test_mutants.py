@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from ndtrain.kernels.examples import make_calls, wanted_results
 
 from ndtrain import nkisim
 from ndtrain.nkisim.errors import CapacityError, HardwareLimit, NkiSimError, RaceError
-from tests.kernels.kernel_cases import BF16, Attention, mutant, normal
+from tests.kernels.kernel_cases import BF16, Attention, mutant, normal, relative_errors
 
 DIFFERENT = 1e-3
 FORWARD, BACKWARD = "attention_forward", "attention_backward"
@@ -99,6 +100,52 @@ def test_the_result_differs(fault: str) -> None:
         worst = max(Attention(140, 1300, offset=1170, window=1200).forward_errors(run))
     else:
         worst = max(Attention(140, 700, offset=560, window=600).backward_errors(run))
+    assert not worst < DIFFERENT, f"the mutant is right (error {worst:.1e})"
+
+
+ELEMENTWISE = {
+    "eps is forgotten": Edit("rmsnorm_forward", "rmsnorm", "value=eps", "value=1.0"),
+    "the mean is a sum": Edit(
+        "rmsnorm_forward", "rmsnorm", "bias=eps_P1[0:rows, :], scale=1.0 / hidden",
+        "bias=eps_P1[0:rows, :], scale=1.0",
+    ),
+    "dweight starts again at each row tile": Edit(
+        "rmsnorm_backward", "rmsnorm", "                moving=r,\n",
+        "                moving=r,\n                accumulate=False,\n",
+    ),
+    "the mean term of dx is added": Edit(
+        "rmsnorm_backward", "rmsnorm", "reverse1=True,", "reverse1=False,"
+    ),
+    "the rotation turns the other way": Edit(
+        "qk_norm_rope_forward", "rope_tiles", "parts, nl.subtract, nl.add)",
+        "parts, nl.add, nl.subtract)",
+    ),
+    "the halves take each other's weight": Edit(
+        "qk_norm_rope_forward", "rope_tiles", "(second, sin), (second, cos)",
+        "(first, sin), (first, cos)",
+    ),
+    "the gradient is rotated forward": Edit(
+        "qk_norm_rope_backward", "rope_tiles", "parts, nl.add, nl.subtract)",
+        "parts, nl.subtract, nl.add)",
+    ),
+    "dweight keeps its last head": Edit(
+        "qk_norm_rope_backward", "qk_norm_rope", "moving=ones[0:rows, :]",
+        "moving=ones[0:rows, :], accumulate=False",
+    ),
+    "gate and up are swapped": Edit(
+        "swiglu_backward", "swiglu", "differentiate(dgate, dup, dy_tile, gate, up)",
+        "differentiate(dup, dgate, dy_tile, gate, up)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ELEMENTWISE)
+def test_the_result_of_a_smaller_kernel_differs(fault: str) -> None:
+    edit = ELEMENTWISE[fault]
+    calls = make_calls(edit.kernel, {"rows": 130, "hidden": 128, "tokens": 130, "features": 8})
+    (result,) = nkisim.run_ranks(mutant(*edit), calls, target="trn2")
+    outputs = result.outputs if isinstance(result.outputs, tuple) else (result.outputs,)
+    worst = max(relative_errors(outputs, wanted_results(edit.kernel, calls)[0]))
     assert not worst < DIFFERENT, f"the mutant is right (error {worst:.1e})"
 
 

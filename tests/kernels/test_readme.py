@@ -7,9 +7,9 @@ import shlex
 from typing import Any
 
 import numpy as np
+from ndtrain.kernels import KERNELS
 
 from ndtrain.cli.kernels import kernels as command
-from ndtrain.kernels import KERNELS
 from tests.kernels.kernel_cases import FOLDER
 
 TEXT = (FOLDER / "README.md").read_text()
