@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, autograd, nn
 
 from ndtrain.overlap.collective_matmul import (
+    Mode,
     column_backward,
     gather_matmul,
     matmul_scatter,
@@ -91,24 +92,51 @@ class _PlannedAfterKeep(autograd.Function):
         return dx, dweight, None, None
 
 
+def column_plan(
+    name: str, runtime: Runtime, forward: Mode, backward: Mode, serial: bool = False
+) -> Plan:
+    axis = runtime.mesh.tensor
+    return Plan(
+        gather_matmul(name, axis.size, axis.rank, forward),
+        column_backward(f"{name}.backward", axis.size, axis.rank, backward),
+        runtime,
+        serial,
+    )
+
+
+def row_plan(
+    name: str, runtime: Runtime, forward: Mode, backward: Mode, serial: bool = False
+) -> Plan:
+    axis = runtime.mesh.tensor
+    return Plan(
+        matmul_scatter(name, axis.size, axis.rank, forward),
+        row_backward(f"{name}.backward", axis.size, axis.rank, backward),
+        runtime,
+        serial,
+    )
+
+
+def column_product(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    """x [S/t, B, in], weight [out/t, in] -> [S, B, out/t]; differentiable."""
+    return _Planned.apply(x, weight, plan)
+
+
+def row_product(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    """x [S, B, in/t], weight [out, in/t] -> [S/t, B, out]; differentiable."""
+    kept: dict[str, Any] = {}
+    return _PlannedAfterKeep.apply(_Keep.apply(x, kept), weight, plan, kept)
+
+
 class ColumnParallelLinear(nn.Module):
     """x [S/t, B, in] -> [S, B, out/t]; holds the rows of the weight that `weight` has."""
 
     def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        tensor, operation = runtime.mesh.tensor, name.rpartition(".")[2]
-        self.plan = Plan(
-            gather_matmul(name, tensor.size, tensor.rank, modes.of(operation, "forward")),
-            column_backward(
-                f"{name}.backward", tensor.size, tensor.rank, modes.of(operation, "backward")
-            ),
-            runtime,
-            modes.serial,
-        )
+        self.plan = column_plan(name, runtime, *_modes_of(name, modes), modes.serial)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Planned.apply(x, self.weight, self.plan)
+        return column_product(x, self.weight, self.plan)
 
 
 class RowParallelLinear(nn.Module):
@@ -117,16 +145,12 @@ class RowParallelLinear(nn.Module):
     def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        tensor, operation = runtime.mesh.tensor, name.rpartition(".")[2]
-        self.plan = Plan(
-            matmul_scatter(name, tensor.size, tensor.rank, modes.of(operation, "forward")),
-            row_backward(
-                f"{name}.backward", tensor.size, tensor.rank, modes.of(operation, "backward")
-            ),
-            runtime,
-            modes.serial,
-        )
+        self.plan = row_plan(name, runtime, *_modes_of(name, modes), modes.serial)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept: dict[str, Any] = {}
-        return _PlannedAfterKeep.apply(_Keep.apply(x, kept), self.weight, self.plan, kept)
+        return row_product(x, self.weight, self.plan)
+
+
+def _modes_of(name: str, modes: Modes) -> tuple[Mode, Mode]:
+    operation = name.rpartition(".")[2]
+    return modes.of(operation, "forward"), modes.of(operation, "backward")
