@@ -26,8 +26,6 @@ cycles per instruction, never measured):
     ring     8 MiB, hidden where the link gives 51 GB/s or more
 """
 
-
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ All of it lies [q, k]: P and dS are stationary operands of dV += P^T dO and dK +
 are, and only dS is transposed, for dQ += dS K.
 """
 
-
-
 from dataclasses import dataclass
 
 import nki.isa as nisa

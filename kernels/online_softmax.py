@@ -6,8 +6,6 @@ exp(scale * (m - m')). P lies [q, k] for the row statistics and is transposed on
 the product with V contracts over keys, which must lie on the partitions.
 """
 
-
-
 from dataclasses import dataclass
 
 import nki.isa as nisa

@@ -22,7 +22,7 @@ Limits: D even, at most 128; any number of tokens and heads; bf16 or fp32. Targe
 Engine budget, trn2, D=128, bf16, for 128 tokens of one head (derived from documented cycles per
 instruction, never measured):
     forward   DMA 64 KiB 0.18 us; VectorE 4 x 64..128 + 3 x 128 cycles 0.7..0.9 us; ScalarE 0.11 us
-    backward  DMA 96 KiB 0.27 us; VectorE 12 x 128 cycles 1.6 us; ScalarE 0.33 us; TensorE 0.11 us
+    backward  DMA 96 KiB 0.27 us; VectorE 1500..1900 cycles 1.6..2.0 us; ScalarE 0.33 us
 """
 
 from typing import Any
