@@ -87,6 +87,11 @@ class Decision:
         by_operation = {(c.operation, c.when): c.mode for c in self.choices}
         return Modes(by_operation, self.serial)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether anything is meant to run beside anything else."""
+        return not self.serial and any(choice.mode != "off" for choice in self.choices)
+
     def lines(self) -> list[str]:
         return [choice.line() for choice in self.choices]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ndtrain.core.errors import UserError
 from ndtrain.core.spans import Span
 from ndtrain.data.batch import Batch
 from ndtrain.models.qwen3.shape import Shape
@@ -32,6 +33,7 @@ from ndtrain.train.memory import machine_gib, resident_gib
 from ndtrain.train.step import StepResult
 from ndtrain.train.stop import Request
 
+CHECKED_STEPS = 3  # enough that a moment without progress is not taken for none at all
 STATUS_EVERY_S = 5.0  # `status.json` is at most so old, and a step longer
 
 
@@ -74,6 +76,25 @@ class Measured:
     memory_gib: float
 
 
+class OverlapCheck:
+    """Raises UserError if overlap was decided and nothing hides: that is never silent."""
+
+    def __init__(self) -> None:
+        self._num_steps = 0
+        self._hidden_ms = 0.0
+
+    def see(self, comm_ms: float, exposed_ms: float) -> None:
+        """Of a step, the same on all ranks."""
+        self._num_steps += 1
+        self._hidden_ms += comm_ms - exposed_ms
+        if self._num_steps == CHECKED_STEPS and self._hidden_ms <= 0:
+            raise UserError(
+                f"overlap is on, and no communication hid behind compute in {CHECKED_STEPS} steps",
+                "overlap.mode",
+                "set overlap.mode=off, or look at a trace: observe.trace_steps=[1,2]",
+            )
+
+
 class Report:
     def __init__(
         self,
@@ -86,10 +107,12 @@ class Report:
         origin_ns: int,
         start_step: int = 0,
         checkpoint: Path | None = None,
+        must_overlap: bool = False,
     ) -> None:
         """sinks: of this rank. peak_flops: of all ranks together, None where unknown.
 
         start_step, checkpoint: of the state that the run goes on from.
+        must_overlap: whether it is an error if no communication hides behind compute.
         origin_ns: `perf_counter_ns` of this rank after a barrier, the zero of its trace.
         """
         self.runtime = runtime
@@ -103,6 +126,7 @@ class Report:
         self._step = start_step
         self._checkpoint: str | None = None if checkpoint is None else self._relative(checkpoint)
         self._status_written = 0.0
+        self._overlap_check = OverlapCheck() if must_overlap else None
 
     def note(self, text: str) -> None:
         for sink in self._sinks:
@@ -129,6 +153,8 @@ class Report:
         measured, agreed = self._gather(result.loss, spans, batches, times, own)
         self.runtime.spans.drain()  # of the gather itself
         self._write({"step": step, **self._record(measured), **_optimizer(result, lr)})
+        if self._overlap_check is not None:
+            self._overlap_check.see(measured.comm_ms, measured.exposed_comm_ms)
         if time.monotonic() - self._status_written > STATUS_EVERY_S:
             self.status("running")
         return agreed

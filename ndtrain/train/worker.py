@@ -26,7 +26,6 @@ from ndtrain.observe.console import ConsoleSink
 from ndtrain.observe.run_directory import RunDirectory, Status
 from ndtrain.observe.sinks import JsonlSink, Sink
 from ndtrain.observe.trace import merge_traces
-from ndtrain.runtime.peak import measure_matmul_peak
 from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.agree import Bystander, together
 from ndtrain.train.build import Training, build
@@ -197,9 +196,7 @@ def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
 
 def _report(training: Training, directory: RunDirectory, sinks: list[Sink], start: Start) -> Report:
     runtime, config = training.runtime, training.config
-    # All ranks measure at once, because they share the machine when they train.
-    own = torch.tensor([measure_matmul_peak(config.train.compute_dtype)], dtype=torch.float64)
-    peak = runtime.collectives.all_reduce(own, runtime.mesh.world, "matmul_peak").item()
+    peak = training.machine.matmul_flops * runtime.mesh.world.size
     runtime.collectives.barrier(runtime.mesh.world, "clock")
     origin_ns = time.perf_counter_ns()
     runtime.spans.drain()
@@ -213,6 +210,7 @@ def _report(training: Training, directory: RunDirectory, sinks: list[Sink], star
         origin_ns,
         start.step,
         start.checkpoint.folder if start.checkpoint else None,
+        training.decision.overlaps,
     )
     report.note(f"mfu: of {peak / 1e9:.0f} GFLOP/s, measured by matmuls on all ranks at once")
     return report
