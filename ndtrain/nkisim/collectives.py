@@ -104,7 +104,7 @@ def _exchange(
     core.issue(
         opcode, "cc", writes={f"dst{i or ''}": t for i, t in enumerate(dsts)},
         reads={f"src{i or ''}": t for i, t in enumerate(srcs)}, execute=execute,
-        check=all_checks, params={"group": group} | params, name=name,
+        check=all_checks, params={"group": group} | params, name=name, meets=True,
     )  # fmt: skip
 
 

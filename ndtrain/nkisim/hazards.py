@@ -13,7 +13,7 @@ import numpy as np
 
 from ndtrain.nkisim.errors import HardwareLimit, RaceError
 from ndtrain.nkisim.machine import Core
-from ndtrain.nkisim.memory import Storage
+from ndtrain.nkisim.memory import Storage, Window
 from ndtrain.nkisim.tensor import NkiTensor
 from ndtrain.nkisim.trace import Instruction
 
@@ -45,35 +45,46 @@ def note(
     for tensors, kind in ((reads, _READ), (writes, _WRITE)):
         for role, tensor in tensors.items():
             if tensor.space == "shared_hbm":
-                _access(core.index, instruction, role, _resolved(core, tensor), kind)
+                _access(core, instruction, role, tensor, kind)
 
 
-def _resolved(core: Core, tensor: NkiTensor) -> NkiTensor:
-    """The view with a scalar index applied; one that is out of bounds touches nothing special."""
-    try:
-        return core.resolve(tensor)
-    except HardwareLimit:
-        return tensor
+def _windows(core: Core, tensor: NkiTensor) -> list[Window]:
+    """What the access touches: its run-time indices are resolved where they are known."""
+    found = tensor.indirection
+    whole = ((tensor.row_elements,), (1,), 0)
+    if found is None:
+        return [tensor.window]
+    if not found.vector:
+        try:
+            return [core.resolve(tensor).window]
+        except HardwareLimit:
+            return [whole]
+    if not core.arithmetic or not isinstance(found.index, NkiTensor):
+        return [whole]
+    rows = core.raw(found.index).T.reshape(-1)[: tensor.shape[0]].astype(np.int64)
+    shape, strides, offset = tensor.window
+    return [
+        (shape[1:], strides[1:], offset + int(row) * found.stride)
+        for row in rows
+        if 0 <= row < found.limit
+    ]
 
 
-def _access(core: int, instruction: Instruction, role: str, tensor: NkiTensor, kind: int) -> None:
+def _access(core: Core, instruction: Instruction, role: str, tensor: NkiTensor, kind: int) -> None:
     storage = tensor.storage
     assert storage is not None
-    marks = _marks(storage)
-    window = tensor.window
-    if tensor.indirection is not None:
-        window = ((tensor.row_elements,), (1,), 0)  # the rows are not known here: all of it
-    other = _view(marks.by_core[1 - core], window, tensor)
-    conflict = _WRITE if kind == _READ else _READ | _WRITE
-    if (other & _broadcast(conflict, tensor)).any():
-        verb = "reads" if kind == _READ else "writes"
-        raise RaceError(
-            f"core {core} {verb} `{role}` (`{tensor.name}`) while core {1 - core} accesses the "
-            f"same bytes: {marks.last[1 - core]}",
-            help=f"put nisa.core_barrier(data={tensor.name}, cores=(0, 1)) between the two",
-        )
-    _view(marks.by_core[core], window, tensor)[...] |= _broadcast(kind, tensor)
-    marks.last[core] = f"{instruction.opcode} at {instruction.where}"
+    marks, mine = _marks(storage), core.index
+    conflict = _broadcast(_WRITE if kind == _READ else _READ | _WRITE, tensor)
+    for window in _windows(core, tensor):
+        if (_view(marks.by_core[1 - mine], window, tensor) & conflict).any():
+            verb = "reads" if kind == _READ else "writes"
+            raise RaceError(
+                f"core {mine} {verb} `{role}` (`{tensor.name}`) while core {1 - mine} accesses "
+                f"the same bytes: {marks.last[1 - mine]}",
+                help=f"put nisa.core_barrier(data={tensor.name}, cores=(0, 1)) between the two",
+            )
+        _view(marks.by_core[mine], window, tensor)[...] |= _broadcast(kind, tensor)
+    marks.last[mine] = f"{instruction.opcode} at {instruction.where}"
 
 
 def _marks(storage: Storage) -> _Marks:
@@ -84,7 +95,7 @@ def _marks(storage: Storage) -> _Marks:
     return found
 
 
-def _view(marks: np.ndarray, window: tuple, tensor: NkiTensor) -> np.ndarray:
+def _view(marks: np.ndarray, window: Window, tensor: NkiTensor) -> np.ndarray:
     shape, strides, offset = window
     size = tensor.dtype.itemsize
     return np.ndarray(shape, _UINT[size], marks, offset * size, tuple(s * size for s in strides))

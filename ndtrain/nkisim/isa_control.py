@@ -94,7 +94,8 @@ def core_barrier(
 
     return core.issue(
         "core_barrier", "sync", writes={}, reads={"data": data}, check=check,
-        execute=lambda: core.program.barrier(core, data), params={"on": engine.name}, name=name,
+        execute=lambda: core.program.barrier(core, data), meets=True,
+        params={"on": engine.name}, name=name,
     )  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def sendrecv(
 
     return core.issue(
         "sendrecv", "dma", writes={"dst": dst}, reads={"src": src}, check=check,
-        execute=lambda: core.program.sendrecv(core, src, dst, target, source, pipe_id),
+        execute=lambda: core.program.sendrecv(core, src, dst, target, source, pipe_id), meets=True,
         params={"send_to": target, "recv_from": source, "pipe_id": pipe_id,
                 "dma_engine": dma_engine.name},
         name=name,

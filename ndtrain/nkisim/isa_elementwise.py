@@ -82,8 +82,7 @@ def copy(core: Core, dst: NkiTensor, src: NkiTensor) -> None:
     """Bit-exact for equal types, else through float32."""
     taint = core.taint(src)
     if src.dtype == dst.dtype:
-        data = core.raw(src)
-        core.store(dst, data.copy() if src.storage is dst.storage else data, taint, raw=True)
+        core.store(dst, core.raw(src), taint, raw=True)
     else:
         core.store(dst, core.load(src), taint)
 

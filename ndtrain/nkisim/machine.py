@@ -129,8 +129,12 @@ class Core:
         check: Callable[[], None] | None = None,
         params: dict[str, Any] | None = None,
         name: str | None = None,
+        meets: bool = False,
     ) -> Instruction:
-        """Check, record and run one instruction; returns its record."""
+        """Check, record and run one instruction; returns its record.
+
+        meets: it waits for other cores, which has to happen with arithmetic off too.
+        """
         line = self.line()
         try:
             checks.operands(self.target, opcode, engine, writes, reads)
@@ -140,7 +144,7 @@ class Core:
             self.program.before(self, instruction, writes, reads)
             for tensor in reads.values():
                 self._check_alias(tensor)
-            if self.arithmetic:
+            if self.arithmetic or meets:
                 with np.errstate(all="ignore"):
                     execute()
             for tensor in writes.values():

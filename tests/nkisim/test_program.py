@@ -192,6 +192,29 @@ def test_interleaved_columns_are_no_race() -> None:
     np.testing.assert_array_equal(run(kernel, X, cores=2).outputs, X)
 
 
+def scatter(rows: Any) -> Any:
+    """Each core scatters two rows to where its indices say."""
+    core, out = nl.program_id(0), hbm((4, 8))
+    index, tile = load(rows[core]), sbuf((2, 8))
+    nisa.memset(tile, float(core))
+    nisa.dma_copy(out.ap([[8, 2], [1, 8]], vector_offset=index, indirect_dim=0), tile)
+    return out
+
+
+def test_a_scatter_races_by_the_rows_that_it_writes() -> None:
+    apart = np.array([[[3], [0]], [[1], [2]]], np.uint32)
+    np.testing.assert_array_equal(run(scatter, apart, cores=2).outputs[:, 0], [0, 1, 1, 0])
+    with pytest.raises(RaceError):
+        run(scatter, np.array([[[3], [0]], [[1], [3]]], np.uint32), cores=2)
+
+
+def test_two_cores_still_meet_without_arithmetic() -> None:
+    quiet = nkisim.Options(arithmetic=False, check_python=False)
+    run(halves, X, cores=2, options=quiet)
+    with pytest.raises(RaceError):
+        run(halves, X, "no barrier", cores=2, options=quiet)
+
+
 def test_sendrecv_swaps_tiles() -> None:
     def kernel(x: Any) -> Any:
         core, out = nl.program_id(0), hbm((2, 32, 32))
