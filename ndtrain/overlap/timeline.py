@@ -96,16 +96,38 @@ class Timeline:
         return Timeline((*self.spans, *moved))
 
 
-def simulate(schedule: Schedule, inputs: Sequence[Tensor], size: int, figures: Figures) -> Timeline:
+def simulate(
+    schedule: Schedule,
+    inputs: Sequence[Tensor],
+    size: int,
+    figures: Figures,
+    serial: bool = False,
+) -> Timeline:
     """One rank's timeline, all ranks being alike.
 
-    inputs: meta tensors of the rank's shapes and dtypes; size: ranks of the axis.
+    inputs: meta tensors of the rank's shapes and dtypes; size: ranks of the axis. serial: one node
+    at a time, in the order of issue.
     """
-    clock = _Clock(schedule, node_costs(schedule, inputs, size, figures), figures)
+    costs = node_costs(schedule, inputs, size, figures)
+    if serial:
+        return _one_after_another(schedule, costs)
+    clock = _Clock(schedule, costs, figures)
     while clock.advance():
         pass
     assert len(clock.spans) == len(schedule.nodes), "a schedule that `verify` would refuse"
     return Timeline(tuple(sorted(clock.spans, key=lambda span: (span.start_s, span.stop_s))))
+
+
+def _one_after_another(schedule: Schedule, costs: dict[str, NodeCost]) -> Timeline:
+    now_s, spans = 0.0, []
+    for node in schedule.nodes:
+        cost = costs[node.name]
+        stop_s = now_s + cost.seconds
+        spans.append(
+            TimelineSpan(node.name, node.stream.value, now_s, stop_s, cost.seconds, cost.num_bytes)
+        )
+        now_s = stop_s
+    return Timeline(tuple(spans))
 
 
 def _union(spans: Iterable[TimelineSpan]) -> list[tuple[float, float]]:

@@ -105,12 +105,11 @@ class _Walk:
         assert isinstance(module, (ColumnParallelLinear, RowParallelLinear))
         weight, plan = module.weight, module.plan
         y = module(x)
-        timelines = {
-            "forward": simulate(plan.forward, (x, weight), self._tp, self._figures),
-            "backward": simulate(plan.backward, (y, x, weight), self._tp, self._figures),
-        }
+        runs = {"forward": (plan.forward, (x, weight)), "backward": (plan.backward, (y, x, weight))}
         for when in PASSES:
-            self._note(when, Part(name, self._modes.of(name, when), timelines[when]))
+            schedule, inputs = runs[when]
+            timeline = simulate(schedule, inputs, self._tp, self._figures, plan.serial)
+            self._note(when, Part(name, self._modes.of(name, when), timeline))
         return y.detach()
 
     def _local(self, name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -36,14 +36,15 @@ def test_a_picture_that_cannot_be_written_is_a_mistake_of_the_command(run: Run, 
 
 def test_show_in_json_adds_up(run: Run) -> None:
     found = {}
-    for mode in ("off", "auto"):
+    for mode in ("off", "auto", "serial"):
         result = run("overlap", "show", *LAYER, *LINK, "--mode", mode, "--json")
         found[mode] = json.loads(result.out)["predicted"]
     for when in ("forward", "backward"):
-        off, auto = found["off"][when], found["auto"][when]
+        off, auto, serial = (found[mode][when] for mode in ("off", "auto", "serial"))
         assert off["makespan_s"] == pytest.approx(off["compute_s"] + off["communication_s"])
         assert off["exposed_s"] == pytest.approx(off["communication_s"])
         assert auto["makespan_s"] < off["makespan_s"]
+        assert serial["makespan_s"] == pytest.approx(auto["compute_s"] + auto["communication_s"])
         assert auto["efficiency"] > 0.3
         assert sum(part["makespan_s"] for part in auto["parts"]) == pytest.approx(
             auto["makespan_s"]

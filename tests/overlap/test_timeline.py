@@ -55,6 +55,14 @@ def test_blocking_hides_nothing():
     assert timeline.efficiency == 0
 
 
+def test_serially_a_ring_hides_nothing_either():
+    timeline = simulate(gather_matmul("y", 2, 0, "ring"), (X, WEIGHT), 2, UNIT, serial=True)
+    assert times(timeline)["hop_1"] == (0, 8)
+    assert times(timeline)["product_0"] == (8, 16)
+    assert timeline.makespan_s == 24
+    assert timeline.efficiency == 0
+
+
 def test_latency_and_overhead_are_paid_for_each_node():
     timeline = ring(link_latency_s=1.0, node_overhead_s=0.5)
     assert times(timeline) == {
