@@ -7,8 +7,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 from ndtrain import nkisim
+from ndtrain.nkisim.errors import ApiError, CapacityError, HardwareLimit
 
 with nkisim.as_nki():
     import nki
@@ -16,10 +18,6 @@ with nkisim.as_nki():
     import nki.language as nl
 
 BF16 = ml_dtypes.bfloat16
-DTYPES = {
-    "float32": np.float32, "bfloat16": BF16, "float16": np.float16, "int32": np.int32,
-    "uint32": np.uint32, "uint16": np.uint16, "uint8": np.uint8, "int8": np.int8,
-}  # fmt: skip
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
@@ -80,5 +78,32 @@ def run(kernel: Callable[..., Any], *arrays: Any, target: str = "trn2", **how: A
     return nkisim.run(kernel, *arrays, target=target, options=options, **how)
 
 
-__all__ = ["BF16", "DTYPES", "apply", "hbm", "load", "nisa", "nki", "nl", "normal", "psum", "run",
-           "sbuf", "store"]  # fmt: skip
+def t(*shape: int, dtype: Any = "float32", **how: Any) -> Any:
+    """A defined SBUF tile."""
+    tile = sbuf(shape, dtype, **how)
+    nisa.memset(tile, 0)
+    return tile
+
+
+def p(*shape: int, dtype: Any = "float32", **how: Any) -> Any:
+    """A defined PSUM tile."""
+    tile = psum(shape, dtype, **how)
+    nisa.memset(tile, 0)
+    return tile
+
+
+def mm(dst: Any, a: Any, b: Any, **how: Any) -> None:
+    nisa.nc_matmul(dst, a, b, **how)
+
+
+def refuses(body: Callable[[], Any], target: str, words: str) -> None:
+    """The kernel `body` is refused on `target` with these words, and the line is named."""
+    with pytest.raises((HardwareLimit, CapacityError, ApiError), match=words) as caught:
+        run(body, target=target)
+    assert "/tests/nkisim/" in caught.value.where
+
+
+__all__ = [
+    "BF16", "apply", "hbm", "load", "mm", "nisa", "nki", "nl", "normal", "p", "psum",
+    "refuses", "run", "sbuf", "store", "t",
+]  # fmt: skip
