@@ -81,15 +81,14 @@ def test_tile_edges(queries: int, keys: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("length", [1, 127, 128, 129, 383, 511, 512, 513, 1023, 1024, 1025])
-@pytest.mark.parametrize("dim", [64, 128])
-def test_every_edge(mask: str, length: int, dim: int, target: str) -> None:
-    case = Attention(length, length, 4, 2, dim, **options(mask, length, 1))
-    check(case, target=target)
+@pytest.mark.parametrize("length", [127, 128, 129, 511, 512, 513, 1023, 1024, 1025])
+def test_every_edge(mask: str, length: int, target: str) -> None:
+    dim = 64 if length % 2 else 128
+    check(Attention(length, length, 4, 2, dim, **options(mask, length, 1)), target=target)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_problems(seed: int, target: str) -> None:
     random = np.random.default_rng(seed)
     queries, keys = (int(n) for n in random.integers(1, 700, 2))
