@@ -100,6 +100,7 @@ def test(
     """
     from ndtrain.kernels.examples import OUTPUTS, wanted_results
 
+    _require_simulator()
     sizes = _sizes(name, shape)
     calls, runs = _run(name, sizes, target, dtype, cores, seed=seed)
     wanted = wanted_results(name, calls)
@@ -129,6 +130,7 @@ def show(
     name: str, shape: str, target: str, dtype: str, cores: int, count: int, first: int
 ) -> None:
     """Print the instructions of kernel NAME and draw SBUF and PSUM over them."""
+    _require_simulator()
     from ndtrain import nkisim
     from ndtrain.cli.kernel_drawing import describe, draw
 
@@ -147,6 +149,7 @@ def show(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def api(as_json: bool) -> None:
     """List the names of nki, what the simulator does with each, and who uses it."""
+    _require_simulator()
     from ndtrain.cli.kernel_drawing import api_rows
 
     rows = api_rows()
@@ -158,6 +161,15 @@ def api(as_json: bool) -> None:
         users = f"used by {len(row.users)} files" if row.users else ""
         first = f"NKI {row.since:12}  gen{row.generation}+"
         click.echo(f"{row.name:{width}}  {first}  {row.status:15}  {users}".rstrip())
+
+
+def _require_simulator() -> None:
+    """The simulator computes bf16 and fp8 with ml_dtypes, which is an extra of the installation."""
+    try:
+        import ml_dtypes  # noqa: F401
+    except ImportError:
+        help_text = "pip install 'ndtrain[nkisim]'"
+        raise UserError("the simulator needs ml_dtypes", "this installation", help_text) from None
 
 
 def _sizes(name: str, shape: str) -> dict[str, int]:

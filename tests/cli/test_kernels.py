@@ -1,6 +1,7 @@
 """`ndtrain kernels`: the NKI kernels on the simulator."""
 
 import json
+import sys
 
 import pytest
 from ndtrain.kernels import KERNELS
@@ -90,3 +91,16 @@ def test_mistakes_are_named(run: Run, arguments: tuple[str, ...], message: str) 
     assert result.code == 2
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("test", "swiglu_forward"), ("show", "swiglu_forward"), ("api",)]
+)
+def test_a_missing_extra_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    result = run("kernels", *arguments)
+    assert result.code == 2
+    assert "pip install 'ndtrain[nkisim]'" in result.err
+    assert run("kernels", "ls").code == 0
