@@ -137,11 +137,17 @@ class LossAndGradients:
         if not self._want_gradient:
             return logits
         vocabulary_gradient_(logits, targets, weights, largest, sum_exp, self._first_row)
-        dx, dweight = logits @ self._weight_VH, logits.t() @ x
-        if self._dweight is not None:
-            dweight = self._dweight.to(self.loss.dtype).add_(dweight)
-        self._dweight = dweight
-        return dx
+        self._add_dweight(logits, x)
+        return logits @ self._weight_VH
+
+    def _add_dweight(self, dlogits: Tensor, x: Tensor) -> None:
+        """In place where the dtype allows: this is as large as the head, and the peak of memory."""
+        if self._dweight is None:
+            self._dweight = dlogits.t() @ x
+        elif x.dtype == self.loss.dtype:
+            self._dweight.addmm_(dlogits.t(), x)
+        else:
+            self._dweight = self._dweight.to(self.loss.dtype).add_(dlogits.t() @ x)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -38,9 +38,11 @@ def swiglu_backward(dy: Tensor, gate_up: Tensor) -> Tensor:
     dy_wide = dy.to(gate.dtype)
     dgate_up = torch.empty(gate_up.shape, dtype=gate.dtype, device=gate.device)
     dgate, dup = dgate_up.chunk(2, dim=-1)
-    torch.mul(F.silu(gate), dy_wide, out=dup)
+    # Each half is worked out in its own place: temporaries here would be the peak of memory.
+    torch.ops.aten.silu.out(gate, out=dup).mul_(dy_wide)
+    torch.mul(dy_wide, up, out=dgate)
     # aten has silu's derivative in one pass: dy*up * sigmoid(gate) * (1 + gate * (1 - sigmoid))
-    torch.ops.aten.silu_backward.grad_input(dy_wide * up, gate, grad_input=dgate)
+    torch.ops.aten.silu_backward.grad_input(dgate, gate, grad_input=dgate)
     return dgate_up.to(gate_up.dtype)
 
 

@@ -27,8 +27,8 @@ from ndtrain.runtime.peak import measure_matmul_peak, measure_memory_rate
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import gather_json
 
-# A submit to a background thread and the wait for it, as timed on an idle x86-64 core: 0.05-0.1 ms.
-NODE_OVERHEAD_S = 1e-4
+# Of a node's call in Python. What a hop costs beyond its bytes is in the measured latency.
+NODE_OVERHEAD_S = 1e-5
 
 
 @dataclass(frozen=True)

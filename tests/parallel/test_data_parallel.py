@@ -36,4 +36,4 @@ def test_reductions_start_inside_backward_and_gathers_outlive_the_step():
     (reducing, gathering), other = ranks(2).run(order_of_events)
     assert (reducing, gathering) == other
     assert len(reducing) >= 4
-    assert set(reducing) < set(gathering)
+    assert set(reducing) <= set(gathering)
