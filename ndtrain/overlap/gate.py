@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ndtrain.config.schema import Overlap
+from ndtrain.core.errors import UserError
 from ndtrain.overlap.collective_matmul import (
     MODES,
+    NUM_CHUNKS,
     Mode,
     column_backward,
     gather_matmul,
@@ -55,6 +57,11 @@ class Sizes:
     batch_size: int
     hidden: int
     widths: Mapping[str, int]  # operation -> this rank's columns on its sharded side
+
+    @property
+    def num_uneven(self) -> int:
+        """Rows of a shard that equal sub-chunks would leave over."""
+        return self.sequence_length // self.num_ranks % NUM_CHUNKS
 
 
 @dataclass(frozen=True)
@@ -119,13 +126,25 @@ def decide(
             if sizes.num_ranks == 1:
                 choice = Choice(operation, when, "off")
             elif fixed is not None:
+                _refuse_uneven(operation, fixed, sizes)
                 choice = Choice(operation, when, _possible(operation, fixed))
             else:
                 assert figures is not None
                 inputs = _inputs(operation, when, sizes, dtype)
-                choice = _weigh(operation, when, inputs, sizes.num_ranks, figures)
+                choice = _weigh(operation, when, inputs, sizes, figures)
             choices.append(choice)
     return Decision(tuple(choices), settings.mode == "serial")
+
+
+def _refuse_uneven(operation: str, mode: Mode, sizes: Sizes) -> None:
+    if _possible(operation, mode) == "chunk" and sizes.num_uneven:
+        unit = sizes.num_ranks * NUM_CHUNKS
+        raise UserError(
+            f"overlap of {operation} in sub-chunks needs data.sequence_length to be a multiple of"
+            f" {unit}, and it is {sizes.sequence_length}",
+            "overlap.mode",
+            "use another sequence_length, or overlap.head=off and a mode other than chunk",
+        )
 
 
 def _fixed(settings: Overlap) -> Mode | None:
@@ -141,14 +160,18 @@ def _possible(operation: str, mode: Mode) -> Mode:
     return "chunk" if mode in ("chunk", "ring") else "off"
 
 
-def _weigh(operation: str, when: Pass, inputs: list[Tensor], size: int, figures: Figures) -> Choice:
+def _weigh(
+    operation: str, when: Pass, inputs: list[Tensor], sizes: Sizes, figures: Figures
+) -> Choice:
     modes: tuple[Mode, ...] = ("off", "chunk") if operation == "head" else MODES
-    predicted = {}
+    size, predicted = sizes.num_ranks, {}
     for mode in modes:
+        if mode == "chunk" and sizes.num_uneven:
+            continue
         schedule = BUILDERS[operation][when](operation, size, 0, mode)
         predicted[mode] = 1e3 * simulate(schedule, inputs, size, figures).makespan_s
     blocking = predicted["off"]
-    best = min(modes, key=lambda mode: predicted[mode])
+    best = min(predicted, key=lambda mode: predicted[mode])
     if predicted[best] > (1 - MARGIN) * blocking:
         best = "off"
     return Choice(operation, when, best, predicted[best], blocking)

@@ -1,9 +1,12 @@
 """The gate takes what is predicted to be shortest, and nothing where nothing is to be hidden."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ndtrain.config.schema import Overlap
+from ndtrain.core.errors import UserError
 from ndtrain.overlap.gate import BUILDERS, MARGIN, Decision, Sizes, decide, needs_figures
 from ndtrain.overlap.node_cost import Figures
 
@@ -84,3 +87,11 @@ def test_a_decision_survives_json() -> None:
         choice.operation in line
         for choice, line in zip(decision.choices, decision.lines(), strict=True)
     )
+
+
+def test_shards_of_an_odd_number_of_rows_are_never_cut_in_sub_chunks() -> None:
+    odd = replace(SIZES, sequence_length=1026)
+    decision = decide(Overlap(), odd, figures(125e6), torch.float32)
+    assert "chunk" not in modes_of(decision)
+    with pytest.raises(UserError, match="multiple of 4"):
+        decide(Overlap(mode="chunk"), odd, None, torch.float32)
