@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ndtrain.checkpoint.source import step_of
 from ndtrain.core.errors import UserError
 from ndtrain.core.spans import Span
 from ndtrain.data.batch import Batch
@@ -125,6 +126,7 @@ class Report:
         self._traced: list[Span] = []
         self._step = start_step
         self._checkpoint: str | None = None if checkpoint is None else self._relative(checkpoint)
+        self._saved_step = start_step
         self._status_written = 0.0
         self._overlap_check = OverlapCheck() if must_overlap else None
 
@@ -169,8 +171,14 @@ class Report:
         """The last one that is complete, relative to the run directory."""
         return self._checkpoint
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether the last completed step is in a checkpoint."""
+        return self._checkpoint is not None and self._saved_step == self._step
+
     def saved(self, folder: Path) -> None:
         self._checkpoint = self._relative(folder)
+        self._saved_step = step_of(folder)
         self.note(f"saved {folder}")
         self.status("running")
 

@@ -23,7 +23,7 @@ from ndtrain.config.load import Loaded, load
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import Unhealthy, UserError
 from ndtrain.observe.console import ConsoleSink
-from ndtrain.observe.run_directory import RunDirectory, Status
+from ndtrain.observe.run_directory import RunDirectory, State, Status
 from ndtrain.observe.sinks import JsonlSink, Sink
 from ndtrain.observe.trace import merge_traces
 from ndtrain.runtime.runtime import Runtime, start_cpu
@@ -33,7 +33,7 @@ from ndtrain.train.launch import RENDEZVOUS, threads_per_rank
 from ndtrain.train.loop import Loop
 from ndtrain.train.report import Report
 from ndtrain.train.resume import Start, find_start, lock_run
-from ndtrain.train.save import SaveFailed, Saver
+from ndtrain.train.save import Saver
 from ndtrain.train.stop import EXIT_STOPPED, Request, StopRequests, exit_code
 from ndtrain.train.watchdog import Watchdog, hang_path
 
@@ -103,14 +103,18 @@ def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: St
     start = find_start(config, list(loaded.overrides), directory, runtime)
     if start.step >= config.train.steps:
         return _already_finished(config, start, directory, rank)
+    if rank == 0:
+        _write_status(directory, "running", start)
     sinks = together(runtime, lambda: _sinks(config, directory, rank, start), "open_sinks")
     watchdog = Watchdog(runtime, directory, lambda text: _record_hang(directory, text))
     watchdog.enter("setup and the first step", config.guards.setup_seconds)
     try:
         return _train_in(config, runtime, directory, sinks, requests, watchdog, start)
-    except Exception:
+    except Exception as error:
         with directory.log_file(rank).open("a") as log:
             traceback.print_exc(file=log)
+        if rank == 0 and not hang_path(directory).exists():
+            _record_failure(directory, error)
         raise
     finally:
         watchdog.rest()
@@ -128,9 +132,18 @@ def _already_finished(config: Config, start: Start, directory: RunDirectory, ran
             f" {start.checkpoint.folder}. To go on, raise train.steps.",
             flush=True,
         )
-        checkpoint = str(start.checkpoint.folder.relative_to(directory.path))
-        directory.write_status(Status(state="finished", step=start.step, checkpoint=checkpoint))
+        _write_status(directory, "finished", start)
     return 0
+
+
+def _write_status(directory: RunDirectory, state: State, start: Start) -> None:
+    """Before there is a report."""
+    checkpoint = None
+    if start.checkpoint is not None:
+        folder = start.checkpoint.folder
+        is_own = folder.is_relative_to(directory.path)
+        checkpoint = str(folder.relative_to(directory.path) if is_own else folder)
+    directory.write_status(Status(state=state, step=start.step, checkpoint=checkpoint))
 
 
 def _train_in(
@@ -157,25 +170,31 @@ def _train_in(
     try:
         request = Loop(training, report, saver, requests, watchdog, start).run()
         saver.close()
-    except Unhealthy as error:
-        report.status("unhealthy", error.what)
-        raise
-    except BaseException as error:
-        if not hang_path(directory).exists():  # which has said already why connections broke
-            reason = getattr(error, "what", "") or str(error).partition("\n")[0]
-            is_retryable = isinstance(error, SaveFailed) or not isinstance(error, UserError)
-            report.status("failed", reason or type(error).__name__, is_retryable)
+    except Exception:
+        if not hang_path(directory).exists():
+            report.status("running")  # its step and checkpoint; `_train` says how it ended
         raise
     if request.stops:
         report.status("preempted", request.reason, retryable=request is not Request.INTERRUPT)
         report.close()
         note(f"stopped: {request.reason}; the same command goes on from here")
-        return exit_code(request, report.checkpoint is not None)
+        return exit_code(request, report.is_saved)
     report.status("finished")
     report.close()
     _merge_traces(config, runtime, directory)
     note(f"finished: {directory.path}")
     return 0
+
+
+def _record_failure(directory: RunDirectory, error: Exception) -> None:
+    """Where the run got to stays; a hang has said already why connections broke."""
+    status = directory.status()
+    assert status is not None, "find_start made the directory"
+    is_unhealthy = isinstance(error, UserError) and error.exit_code == Unhealthy.exit_code
+    is_retryable = getattr(error, "exit_code", 1) == 1
+    reason = getattr(error, "what", "") or str(error).partition("\n")[0] or type(error).__name__
+    state: State = "unhealthy" if is_unhealthy else "failed"
+    directory.write_status(replace(status, state=state, reason=reason, retryable=is_retryable))
 
 
 def _record_hang(directory: RunDirectory, text: str) -> None:

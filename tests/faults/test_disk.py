@@ -9,7 +9,7 @@ from tests.faults.runs import Case
 @pytest.mark.parametrize(
     ("fault", "num_ranks"),
     [
-        ("save.file_written:ENOSPC:times=2", 1),
+        pytest.param("save.file_written:ENOSPC:times=2", 1, marks=pytest.mark.slow),
         pytest.param("save.begun:EIO", 1, marks=pytest.mark.slow),
         pytest.param("save.before_rename:EROFS", 1, marks=pytest.mark.slow),
         pytest.param("save.file_written:EIO:rank=1", 2, marks=pytest.mark.slow),

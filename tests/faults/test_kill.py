@@ -24,7 +24,7 @@ POINTS = (
     "prune.renamed",
     "prune.deleted",
 )
-QUICK = ("save.file_written", "save.renamed", "prune.renamed")
+QUICK = ("save.before_rename",)
 
 
 def test_the_points_are_those_of_the_code() -> None:

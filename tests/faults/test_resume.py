@@ -68,8 +68,12 @@ def test_other_data_are_refused(case: Case) -> None:
     run = case.start("train.steps=2", "train.eval_every=0")
     run.finish(2)
     assert "the data are not those of the checkpoint" in run.output
+    status = case.status()
+    assert (status["state"], status["step"], status["retryable"]) == ("failed", 1, False)
+    assert status["checkpoint"] == "checkpoints/step_00000001"
 
 
+@pytest.mark.slow
 def test_never_means_never(case: Case) -> None:
     case.start("train.steps=1", "train.eval_every=0").finish()
     run = case.start("train.steps=2", "checkpoint.resume=never")

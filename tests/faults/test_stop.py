@@ -18,7 +18,12 @@ LONG = ("train.steps=100000", "checkpoint.every_steps=0", "train.eval_every=0")
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_the_last_rank_stops_all_at_one_step(
     case: Case, number: signal.Signals, code: int
