@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ndtrain.core.errors import UserError
-from ndtrain.train.launch import threads_per_rank
+from ndtrain.train.place import threads_per_rank
 
 Result = TypeVar("Result")
 

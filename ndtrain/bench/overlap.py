@@ -24,6 +24,7 @@ from ndtrain.overlap.gate import Decision
 from ndtrain.overlap.modes import Modes
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.overlap_plan import decide_on, measure_machine
+from ndtrain.train.place import threads_per_rank
 
 FORMS = ("off", "serial", "bulk", "chunk", "ring", "auto")
 
@@ -77,7 +78,7 @@ def measure_overlap(
     return OverlapMeasurement(
         workload=workload,
         megabits=megabits,
-        num_threads=launch.threads_per_rank(launch.num_local_ranks(workload.num_ranks)),
+        num_threads=threads_per_rank(launch.num_local_ranks(workload.num_ranks)),
         rounds=rounds,
         decided=decided,
     )

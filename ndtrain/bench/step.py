@@ -16,7 +16,7 @@ from ndtrain.bench.peer_model import require_transformers
 from ndtrain.bench.rounds import Rounds, run_rounds
 from ndtrain.bench.workload import Workload
 from ndtrain.observe.environment import processor_name
-from ndtrain.train.launch import threads_per_rank
+from ndtrain.train.place import threads_per_rank
 
 CONTESTANTS: tuple[type[Contestant], ...] = (
     Ours,

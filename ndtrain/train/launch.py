@@ -14,8 +14,7 @@ from pathlib import Path
 from ndtrain.config.checks import resolve, world_size
 from ndtrain.config.load import Loaded
 from ndtrain.observe.run_directory import RunDirectory
-
-RENDEZVOUS = "NDTRAIN_RENDEZVOUS"  # where local ranks meet: an init_method of torch.distributed
+from ndtrain.train.place import RENDEZVOUS, threads_per_rank
 
 
 def launch(loaded: Loaded, num_local_ranks: int | None, run_under_torchrun: bool) -> int:
@@ -37,7 +36,6 @@ def _launch_ranks(loaded: Loaded, num_ranks: int) -> int:
     from ndtrain.train.processes import Ranks
 
     command = [sys.executable, "-m", "ndtrain.train.worker", loaded.source, *loaded.overrides]
-    # Ranks share the cores; more threads than cores would fight for them.
     environment = {"OMP_NUM_THREADS": str(threads_per_rank(num_ranks)), **os.environ}
     directory = RunDirectory(Path(loaded.config.run.directory) / loaded.config.run.name)
     with tempfile.TemporaryDirectory(prefix="ndtrain-") as scratch:
@@ -56,9 +54,3 @@ def _record_death(directory: RunDirectory, reason: str) -> None:
     status = directory.status()
     if status is not None and status.state == "running":
         directory.write_status(replace(status, state="failed", reason=reason, retryable=True))
-
-
-def threads_per_rank(num_local_ranks: int) -> int:
-    from ndtrain.observe.environment import available_cpus
-
-    return max(1, available_cpus() // num_local_ranks)

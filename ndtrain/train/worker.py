@@ -29,8 +29,8 @@ from ndtrain.observe.trace import merge_traces
 from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.agree import Bystander, together
 from ndtrain.train.build import Training, build
-from ndtrain.train.launch import RENDEZVOUS, threads_per_rank
 from ndtrain.train.loop import Loop
+from ndtrain.train.place import RENDEZVOUS, threads_per_rank
 from ndtrain.train.report import Report
 from ndtrain.train.resume import Start, find_start, lock_run
 from ndtrain.train.save import Saver
