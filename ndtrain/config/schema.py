@@ -177,8 +177,9 @@ class Overlap(Section):
 class Ops(Section):
     """Which implementation computes an operation."""
 
-    attention: Literal["auto", "reference", "sdpa"] = "auto"
-    """Implementation of attention. auto: sdpa where PyTorch has it for the device."""
+    attention: Literal["auto", "reference", "sdpa", "nki-sim"] = "auto"
+    """Implementation of attention. auto: sdpa where PyTorch has it for the device; nki-sim: the NKI
+    kernels in the simulator of the NeuronCore, for models of test size."""
 
 
 class Checkpoint(Section):

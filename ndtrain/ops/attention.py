@@ -7,8 +7,9 @@ n // (N / K)), D head dim. Query i attends to the keys j with starts[i] <= j <= 
 the row index of the first token of each token's document, non-decreasing; None means 0.
 The log-sum-exp [B, N, S] is returned because backward, and context parallelism, need it.
 
-Implementations: `reference` (plain PyTorch, any device, S x S scores) and `sdpa` (PyTorch's flash
-attention on CPU, one call a document). `choose` decides once; nothing falls back at run time.
+Implementations: `reference` (plain PyTorch, any device, S x S scores), `sdpa` (PyTorch's flash
+attention on CPU, one call a document) and `nki-sim` (the NKI kernels in the simulator, head dims
+32, 64, 96 and 128). `choose` decides once; nothing falls back at run time.
 """
 
 from collections.abc import Callable
@@ -17,19 +18,22 @@ import torch
 from torch import Tensor
 
 from ndtrain.core.errors import UserError
+from ndtrain.ops import nki_simulated
 from ndtrain.ops.cost import Cost, nbytes, register_cost
 from ndtrain.ops.norm import wide
 
-IMPLEMENTATIONS = ("reference", "sdpa")
+IMPLEMENTATIONS = ("reference", "sdpa", "nki-sim")
 
 
 def choose(requested: str, device: torch.device) -> str:
     """Turns `ops.attention` into an implementation that exists for the device."""
     if requested == "auto":
         return "sdpa" if device.type == "cpu" else "reference"
-    if requested == "sdpa" and device.type != "cpu":
+    if requested == "nki-sim":
+        nki_simulated.require()
+    if requested in ("sdpa", "nki-sim") and device.type != "cpu":
         raise UserError(
-            f"ops.attention=sdpa is not available on `{device.type}`",
+            f"ops.attention={requested} is not available on `{device.type}`",
             "ops.attention",
             "legal here: auto, reference",
         )
@@ -162,10 +166,12 @@ def _sdpa_backward(
 _FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "reference": _reference_forward,
     "sdpa": _sdpa_forward,
+    "nki-sim": nki_simulated.forward,
 }
 _BACKWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "reference": _reference_backward,
     "sdpa": _sdpa_backward,
+    "nki-sim": nki_simulated.backward,
 }
 
 # ---- the op ------------------------------------------------------------------------------------
