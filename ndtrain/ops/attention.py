@@ -22,8 +22,6 @@ from ndtrain.ops import nki_simulated
 from ndtrain.ops.cost import Cost, nbytes, register_cost
 from ndtrain.ops.norm import wide
 
-IMPLEMENTATIONS = ("reference", "sdpa", "nki-sim")
-
 
 def choose(requested: str, device: torch.device) -> str:
     """Turns `ops.attention` into an implementation that exists for the device."""

@@ -6,7 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ndtrain.core.errors import UserError
-from ndtrain.ops.attention import IMPLEMENTATIONS, attention, attention_backward, choose
+from ndtrain.ops.attention import attention, attention_backward, choose
+
+# Those of PyTorch, which also compute in fp64; `nki-sim` has a file of its own.
+IMPLEMENTATIONS = ("reference", "sdpa")
 
 
 def _inputs(seed: int, sequence: int = 40, dtype: torch.dtype = torch.float64) -> list[Tensor]:
