@@ -145,7 +145,7 @@ class LossAndGradients:
         if self._dweight is None:
             self._dweight = dlogits.t() @ x
         elif x.dtype == self.loss.dtype:
-            self._dweight.addmm_(dlogits.t(), x)
+            torch.addmm(self._dweight, dlogits.t(), x, out=self._dweight)
         else:
             self._dweight = self._dweight.to(self.loss.dtype).add_(dlogits.t() @ x)
 
