@@ -21,6 +21,7 @@ from pathlib import Path
 from ndtrain.runtime.mesh import LANES
 
 CAPACITY = 64  # calls of a lane that are kept
+RUNNING = "running"
 
 _HEAD = struct.Struct("<QQ")  # process id, rank
 _CALL = struct.Struct("<QQdB15s80s")  # sequence from 1, bytes, start, is done, axis, name
@@ -136,12 +137,16 @@ def _waiting(by_rank: Mapping[int, list[Call]], flights: Mapping[int, Flight]) -
     seconds = time.time() - front.start
     waiting = [rank for rank, call in inside.items() if call.sequence == front.sequence]
     lines = [f"{_ranks(waiting)} in {front} for {seconds:.0f} s"]
+    # A rank may be stopped inside the call as well as before it.
+    states = {rank: process_state(flights[rank].process_id) for rank in last}
+    frozen = [rank for rank in waiting if states[rank] != RUNNING]
+    lines += [f"rank {rank}, {states[rank]}, is in it and does not move" for rank in frozen]
     for rank, call in last.items():
         if call.sequence < front.sequence:
-            state = process_state(flights[rank].process_id)
+            state = states[rank]
             ended = "done" if call.is_done else "not done"
             lines.append(f"rank {rank}, {state}, has not come to it: its last was {call}, {ended}")
-    if len(waiting) == len(last):
+    if len(waiting) == len(last) and not frozen:
         lines.append("all ranks are in it: the network, or data that do not fit together")
     return lines
 
@@ -159,7 +164,7 @@ def process_state(process_id: int) -> str:
         return "not on this machine or dead"
     except OSError:
         return "in an unknown state"
-    return {"T": "stopped", "Z": "dead", "D": "waiting for a disk"}.get(state, "running")
+    return {"T": "stopped", "Z": "dead", "D": "waiting for a disk"}.get(state, RUNNING)
 
 
 def _text(field_bytes: bytes) -> str:

@@ -5,7 +5,8 @@
         ...
     watchdog.enter("step", seconds=600)        # until the next phase; each call is progress
 
-A thread looks; it needs no cooperation of the hung one. Every rank has its own, so the others tell
+A collective that ends is progress too: a slow phase is no hang while the ranks talk. A thread
+looks; it needs no cooperation of the hung one. Every rank has its own, so the others tell
 about a rank that is stopped. What they say is in `log/hang.txt`; stacks are in each rank's log.
 """
 
@@ -33,6 +34,7 @@ class Watchdog:
         self._rank = runtime.mesh.world.rank
         self._ranks = runtime.mesh.world.ranks
         self._on_hang = on_hang
+        self._recorders = list(runtime.flights.values())
         self._flight = FlightFile(flight_path(run, self._rank), self._rank)
         for lane, recorder in runtime.flights.items():
             recorder.move_to(self._flight.lane(lane))
@@ -68,16 +70,26 @@ class Watchdog:
             self.rest()
 
     def _watch(self) -> None:
+        seen = self._num_calls()
         with self._changed:
             while True:
-                left = None if self._deadline is None else self._deadline - time.monotonic()
+                now, calls = time.monotonic(), self._num_calls()
+                if self._deadline is not None and calls != seen:
+                    self._deadline = now + self._seconds
+                seen = calls
+                left = None if self._deadline is None else self._deadline - now
                 if left is not None and left <= 0:
                     break
-                self._changed.wait(left)
+                # Often enough that a deadline passes at most a tenth late.
+                self._changed.wait(None if left is None else min(left, self._seconds / 10))
         self._end()
 
+    def _num_calls(self) -> int:
+        """Collectives that this rank has begun; it begins one only after the last has ended."""
+        return sum(recorder.sequence for recorder in self._recorders)
+
     def _end(self) -> None:
-        where = f"no progress in `{self._phase}` for {self._seconds:.0f} s"
+        where = f"no progress in `{self._phase}` for {self._seconds:g} s"
         with self._run.log_file(self._rank).open("a") as log:
             print(f"watchdog: {where}; stacks:", file=log, flush=True)
             faulthandler.dump_traceback(log, all_threads=True)

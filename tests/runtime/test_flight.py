@@ -1,7 +1,11 @@
 """What others can read of a rank's collectives, and what is concluded from it."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from ndtrain.runtime.flight import (
@@ -79,8 +83,26 @@ def test_a_skipped_call_is_named() -> None:
     assert "call 8 is `b` on rank 0, `c` on rank 1" in text
 
 
+def test_a_rank_that_is_stopped_inside_the_call_is_named() -> None:
+    running, stopped = flight((8, "b", False)), flight((8, "b", False))
+    running = replace(running, process_id=os.getpid())
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        sleeper.send_signal(signal.SIGSTOP)
+        while process_state(sleeper.pid) != "stopped":
+            time.sleep(0.01)
+        text = diagnose({0: running, 1: replace(stopped, process_id=sleeper.pid)})
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert "ranks 0, 1 are in call 8" in text
+    assert "rank 1, stopped, is in it and does not move" in text
+    assert "all ranks are in it" not in text
+    assert "rank 0, " not in text
+
+
 def test_when_all_are_inside_or_none() -> None:
-    inside = flight((8, "b", False), lane="scatter")
+    inside = replace(flight((8, "b", False), lane="scatter"), process_id=os.getpid())
     assert "all ranks are in it" in diagnose({0: inside, 1: inside})
     outside = flight((8, "b", True))
     assert "no rank waits" in diagnose({0: outside, 1: outside})
