@@ -6,6 +6,7 @@ The processes live as long as the session: starting two costs seconds. A failure
 the pool, and the next use starts a new one. The function must be importable by name.
 """
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -38,7 +39,19 @@ def _serve(rank: int, size: int, port: int, connection: Connection) -> None:
             connection.send((True, function(rank, *arguments)))
         except BaseException:
             connection.send((False, traceback.format_exc()))
+        _end_groups()
     dist.destroy_process_group()
+
+
+def _end_groups() -> None:
+    """Each runtime makes process groups, and each of those threads that poll."""
+    import torch.distributed as dist
+
+    gc.collect()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
+    gc.collect()
 
 
 class RankPool:

@@ -9,6 +9,7 @@ its thread alone, so its collectives cannot mix with those of another stream or 
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -74,24 +75,32 @@ class InlineStream:
         return pending
 
 
+Queue = queue.SimpleQueue[tuple[Work, Pending] | None]
+
+
 class BackgroundStream:
-    """One thread that runs what it is given, in order, as long as the process lives."""
+    """One thread that runs what it is given, in order, as long as this object lives."""
 
     def __init__(self, name: str, collectives: Collectives) -> None:
-        self._collectives = collectives
-        self._queue: queue.SimpleQueue[tuple[Work, Pending]] = queue.SimpleQueue()
-        # A daemon: a hung collective must not keep a failed run from ending.
-        threading.Thread(target=self._serve, name=f"stream-{name}", daemon=True).start()
+        self._queue: Queue = queue.SimpleQueue()
+        # A daemon: a hung collective must not keep a failed run from ending. The thread knows
+        # the queue and not this object, whose end is what ends it.
+        arguments = (self._queue, collectives)
+        thread = threading.Thread(target=_serve, args=arguments, name=f"stream-{name}", daemon=True)
+        thread.start()
+        weakref.finalize(self, self._queue.put, None)
 
     def submit(self, name: str, work: Work) -> Pending:
         pending = Pending(name)
         self._queue.put((work, pending))
         return pending
 
-    def _serve(self) -> None:
-        while True:
-            work, pending = self._queue.get()
-            pending.settle(work, self._collectives)
+
+def _serve(submitted: Queue, collectives: Collectives) -> None:
+    while (item := submitted.get()) is not None:
+        work, pending = item
+        pending.settle(work, collectives)
+        del item, work, pending  # or the last result would live until the next one
 
 
 Streams = Mapping[str, Stream]  # by lane

@@ -25,6 +25,8 @@ from tests.overlap.cases import EVERY_SCHEDULE, build, inputs
 from tests.overlap.lone import Watched
 
 DELAY_S = 0.003
+# For mutants: longer than the compute beside it, also on a machine that does much else.
+LONG_DELAY_S = 0.04
 COMPUTE_ALONE, COMMUNICATION_ALONE = 1, 2  # of 3
 
 
@@ -46,11 +48,11 @@ class Late:
         return self.pending[name]
 
 
-def late_runtime(runtime: Runtime, seed: int) -> Watched:
+def late_runtime(runtime: Runtime, seed: int, delay_s: float = DELAY_S) -> Watched:
     source = random.Random(f"{seed} {runtime.mesh.world.rank}")
 
     def sleep() -> None:
-        time.sleep(source.uniform(0.3, 1) * DELAY_S)
+        time.sleep(source.uniform(0.3, 1) * delay_s)
 
     def nothing() -> None: ...
 
@@ -144,7 +146,7 @@ def run_mutants(rank: int, size: int, edges: list[Edge], seeds: list[int]) -> di
         finished = _pending(late, f"{operation}.{name}")[f"{operation}.{name}"].wait()
         caught[edge] = False
         for seed in seeds:
-            late = late_runtime(runtime, seed)
+            late = late_runtime(runtime, seed, LONG_DELAY_S)
             pending: dict[str, Pending] = {}
             for stream in late.streams.values():
                 assert isinstance(stream, Late)
