@@ -1,5 +1,6 @@
 """Cases, and runs that were never disturbed to compare with."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from tests.faults.runs import Case
 
 
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
-    return Case(tmp_path)
+def case(tmp_path: Path) -> Iterator[Case]:
+    case = Case(tmp_path)
+    yield case
+    case.end()
 
 
 @pytest.fixture(scope="session")

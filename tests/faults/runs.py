@@ -56,10 +56,10 @@ def _be_rank(
     import torch
 
     from ndtrain.config.load import load
-    from ndtrain.train import worker
+    from ndtrain.train import overlap_plan, worker
 
     torch.set_num_threads(1)
-    worker.measure_matmul_peak = lambda dtype: 1e9  # 0.3 s that change no number under test
+    overlap_plan.measure_matmul_peak = lambda dtype: 1e9  # 0.3 s that change no number under test
     if prepare is not None:
         prepare()
     code = worker.run_rank(load(config, overrides))
@@ -131,6 +131,7 @@ class Case:
             words = [f"w{(number * 7 + k * k) % 23}" for k in range(40)]
             (folder / "text" / f"{number}.txt").write_text(" ".join(words))
         self._num_started = 0
+        self._runs: list[Run] = []
 
     def start(
         self,
@@ -164,7 +165,13 @@ class Case:
             process = _context.Process(target=_be_rank, args=arguments, daemon=True)
             process.start()
             processes.append(process)
-        return Run(processes, output)
+        self._runs.append(Run(processes, output))
+        return self._runs[-1]
+
+    def end(self) -> None:
+        """Kills what still runs: a stopped process would keep pytest from ending."""
+        for run in self._runs:
+            run.kill()
 
     def status(self) -> dict[str, Any]:
         return json.loads((self.directory / "status.json").read_text())
