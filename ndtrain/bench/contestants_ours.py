@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,12 +22,6 @@ from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.runtime import Runtime, start_cpu, still
 from ndtrain.runtime.streams import InlineStream
 from ndtrain.runtime.transport import Transport
-
-
-@cache
-def _shared_runtime(num_ranks: int, num_kv_heads: int) -> Runtime:
-    """One for all contestants of a process: its groups bring threads that poll."""
-    return start_cpu(num_ranks, 1, num_kv_heads)
 
 
 class Ours:
@@ -67,7 +61,7 @@ class Ours:
         return BLOCKING
 
     def _start_runtime(self, workload: Workload) -> Runtime:
-        return _shared_runtime(workload.num_ranks, workload.shape.num_kv_heads)
+        return start_cpu(workload.num_ranks, 1, workload.shape.num_kv_heads)
 
 
 class Bare(Ours):

@@ -22,7 +22,7 @@ from ndtrain.bench.workload import Workload
 from ndtrain.config.schema import Overlap
 from ndtrain.overlap.gate import Decision
 from ndtrain.overlap.modes import Modes
-from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.overlap_plan import decide_on, measure_machine
 from ndtrain.train.place import threads_per_rank
 
@@ -32,9 +32,14 @@ FORMS = ("off", "serial", "bulk", "chunk", "ring", "auto")
 class OursAs(Ours):
     """Ours with `overlap.mode` set to one form; serial is the plan of auto, one node at a time."""
 
-    def __init__(self, form: str) -> None:
+    def __init__(self, form: str, runtime: Runtime) -> None:
+        """runtime: one for all forms, because its process groups bring threads that poll."""
         self.name = form
+        self._shared = runtime
         self.decision: Decision | None = None
+
+    def _start_runtime(self, workload: Workload) -> Runtime:
+        return self._shared
 
     def _modes(self, runtime: Runtime, workload: Workload) -> Modes:
         machine = measure_machine(runtime, workload.dtype)
@@ -85,7 +90,8 @@ def measure_overlap(
 
 
 def _rounds(workload: Workload, num_rounds: int) -> tuple[Rounds, list[str]]:
-    forms = [OursAs(form) for form in FORMS]
+    runtime = start_cpu(workload.num_ranks, 1, workload.shape.num_kv_heads)
+    forms = [OursAs(form, runtime) for form in FORMS]
     contestants: list[Contestant] = [Bare(), Exchange(), DTensorPeer(), *forms]
     rounds = run_rounds(contestants, workload, num_rounds)
     decision = forms[-1].decision
