@@ -1,0 +1,76 @@
+"""`bench overlap`: its figures from known times, its refusals, and one run on a shaped link."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from ndtrain.bench import shaped_link
+from ndtrain.bench.overlap import FORMS, OverlapMeasurement
+from ndtrain.bench.overlap_report import as_json, as_text, overlap_efficiency
+from ndtrain.bench.rounds import Rounds
+from ndtrain.bench.workload import DEFAULT
+from ndtrain.core.errors import UserError
+
+STEP_MS = {"bare": 100.0, "exchange": 40.0, "dtensor": 170.0} | dict.fromkeys(FORMS, 140.0)
+STEP_MS["auto"] = 108.0
+MEASUREMENT = OverlapMeasurement(
+    workload=DEFAULT,
+    megabits=1000,
+    num_threads=1,
+    rounds=Rounds({name: [ms, ms] for name, ms in STEP_MS.items()}, {}),
+    decided=["overlap: qkv forward: ring"],
+)
+
+
+def test_efficiency_is_what_was_hidden_of_what_could_be() -> None:
+    assert overlap_efficiency(MEASUREMENT.rounds) == pytest.approx((100 + 40 - 108) / 40)
+
+
+def test_the_table_judges_auto_against_bare_compute_and_dtensor() -> None:
+    text = as_text(MEASUREMENT)
+    assert "auto / bare <= 1.10: met (1.080)" in text
+    assert "dtensor / auto >= 1.5: met (1.574)" in text
+    assert "overlap: qkv forward: ring" in text
+    slower = replace(MEASUREMENT, megabits=2000)
+    assert "auto / bare <= 1.08: met" in as_text(slower)
+
+
+def test_json_has_every_contestant() -> None:
+    assert as_json(MEASUREMENT)["over_bare"].keys() == STEP_MS.keys()
+
+
+def test_a_link_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shaped_link.shutil, "which", lambda tool: f"/sbin/{tool}")
+    monkeypatch.setattr(shaped_link.os, "geteuid", lambda: 1000)
+    with pytest.raises(UserError, match="not root"):
+        shaped_link.require_shaping()
+    monkeypatch.setattr(shaped_link.shutil, "which", lambda tool: None)
+    with pytest.raises(UserError, match="`ip` is not installed"):
+        shaped_link.require_shaping()
+
+
+@pytest.mark.slow
+def test_a_tiny_shape_on_a_shaped_link() -> None:
+    if os.geteuid() != 0 or shutil.which("tc") is None:
+        pytest.skip("network namespaces need root and iproute2")
+    sizes = "--layers 1 --hidden 64 --intermediate 128 --heads 4 --kv-heads 2 --head-dim 16"
+    options = "--vocab 256 --sequence 64 --rounds 2 --link-mbits 1000 --json"
+    done = subprocess.run(
+        [sys.executable, "-m", "ndtrain", "bench", "overlap", *sizes.split(), *options.split()],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if "kernel lacks" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["link_mbits"] == 1000
+    losses = [found["losses"][name] for name in (*FORMS, "dtensor")]
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
