@@ -25,8 +25,8 @@ from tests.overlap.cases import EVERY_SCHEDULE, build, inputs
 from tests.overlap.lone import Watched
 
 DELAY_S = 0.003
-# For mutants: longer than the compute beside it, also on a machine that does much else.
-LONG_DELAY_S = 0.04
+# For mutants, whose value alone is late: longer than all else, also on a busy machine.
+LONG_DELAY_S = 0.1
 COMPUTE_ALONE, COMMUNICATION_ALONE = 1, 2  # of 3
 
 
@@ -48,7 +48,10 @@ class Late:
         return self.pending[name]
 
 
-def late_runtime(runtime: Runtime, seed: int, delay_s: float = DELAY_S) -> Watched:
+def late_runtime(
+    runtime: Runtime, seed: int, delay_s: float = DELAY_S, only: str | None = None
+) -> Watched:
+    """only: the one lane that is late; None: all."""
     source = random.Random(f"{seed} {runtime.mesh.world.rank}")
 
     def sleep() -> None:
@@ -57,7 +60,10 @@ def late_runtime(runtime: Runtime, seed: int, delay_s: float = DELAY_S) -> Watch
     def nothing() -> None: ...
 
     communication = nothing if seed % 3 == COMPUTE_ALONE else sleep
-    streams = {lane: Late(stream, communication) for lane, stream in runtime.streams.items()}
+    streams = {
+        lane: Late(stream, communication if only in (None, lane) else nothing)
+        for lane, stream in runtime.streams.items()
+    }
 
     def compute(name: str) -> None:
         if seed % 3 == COMPUTE_ALONE:  # as late as it takes, however slow the machine is
@@ -141,12 +147,13 @@ def run_mutants(rank: int, size: int, edges: list[Edge], seeds: list[int]) -> di
         operation, mode, reader, name = edge
         schedule = build(operation, mode, size, rank)
         expected = _serial(schedule, operation, runtime)
+        lane = next(node.stream for node in schedule.nodes if node.name == name)
         late = late_runtime(runtime, seed=0)
         _run(schedule, operation, late)
         finished = _pending(late, f"{operation}.{name}")[f"{operation}.{name}"].wait()
         caught[edge] = False
         for seed in seeds:
-            late = late_runtime(runtime, seed, LONG_DELAY_S)
+            late = late_runtime(runtime, seed, LONG_DELAY_S, lane)
             pending: dict[str, Pending] = {}
             for stream in late.streams.values():
                 assert isinstance(stream, Late)

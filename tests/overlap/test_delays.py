@@ -123,10 +123,10 @@ def waits_for_communication(size: int) -> list[Edge]:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_results_show_each_wait_for_a_communication_that_is_left_out(size):
-    """The mutant reads memory as it is; seeds 2 and 5 delay communication alone."""
+    """The mutant reads memory as it is; seed 2 delays communication alone."""
     edges = waits_for_communication(size)
     # Compute waits for no communication, or for none that its stream did not wait for before.
     free = {("matmul_scatter", "off"), ("matmul_scatter", "bulk"), ("column_backward", "off")}
     assert {edge[:2] for edge in edges} == {*EVERY_SCHEDULE} - free
-    for caught in ranks(size).run(run_mutants, size, edges, [2, 5]):
+    for caught in ranks(size).run(run_mutants, size, edges, [2]):
         assert [edge for edge, is_caught in caught.items() if not is_caught] == []
