@@ -96,15 +96,17 @@ class Run:
                 process.kill()
                 process.join()
 
-    def until(self, condition: Callable[[], bool]) -> None:
+    def until(
+        self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S, every_s: float = 0.01
+    ) -> None:
         """Waits for the condition; the run must not end before."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while not condition():
             ended = any(process.exitcode is not None for process in self.processes)
             if ended or time.monotonic() > deadline:
                 self.kill()
-                pytest.fail(f"it never came to that:\n{self.output}")
-            time.sleep(0.01)
+                pytest.fail(f"it never came to that:\n{self.output[-3000:]}")
+            time.sleep(every_s)
 
     def until_ended(self, rank: int) -> None:
         self.processes[rank].join(TIMEOUT_S)
