@@ -6,7 +6,6 @@ import pytest
 
 from tests.faults.runs import Case
 
-
 LONG_S = 900  # minutes on a machine that others use; half a one on an idle machine
 
 
