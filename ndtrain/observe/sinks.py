@@ -35,19 +35,6 @@ class Sink(Protocol):
         """Nothing is written afterwards; a second call does nothing."""
 
 
-class NullSink:
-    """The sink of a rank that reports nothing."""
-
-    def write(self, record: Record) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class JsonlSink:
     """Appends each record as a line of JSON and hands it to the operating system at once.
 

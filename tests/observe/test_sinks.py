@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ndtrain.core.errors import UserError
-from ndtrain.observe.sinks import JsonlSink, NullSink, read_jsonl
+from ndtrain.observe.sinks import JsonlSink, read_jsonl
 
 
 def write_steps(path: Path, steps: range) -> None:
@@ -108,15 +108,3 @@ def test_a_record_without_a_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="step"):
         sink.write({"loss": 1.0})
     sink.close()
-
-
-def test_the_null_sink_writes_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    sink = NullSink()
-    sink.write({"step": 0, "loss": 1.0})
-    sink.note("text")
-    sink.close()
-    assert capfd.readouterr() == ("", "")
-    assert list(tmp_path.iterdir()) == []
