@@ -25,6 +25,9 @@ from ndtrain.core.errors import UserError
     metavar="auto|never|PATH",
     help="Where to go on: the run's newest sound checkpoint (auto), nowhere, or a checkpoint.",
 )
+@click.option(
+    "--replan", is_flag=True, help="Decide the overlap again: the same as overlap.replan=true."
+)
 @click.option("--dry-run", is_flag=True, help="Check, print what would run, and stop.")
 @click.option(
     "--world-size",
@@ -39,6 +42,7 @@ def train(
     nproc_per_node: int | None,
     nnodes: int,
     resume: str | None,
+    replan: bool,
     dry_run: bool,
     world_size: int | None,
 ) -> int:
@@ -60,6 +64,8 @@ def train(
     overrides = check_overrides(ctx, config, overrides)
     if resume is not None:
         overrides = (*overrides, f"checkpoint.resume={resume}")
+    if replan:
+        overrides = (*overrides, "overlap.replan=true")
     is_rank = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if world_size is not None and not dry_run:
         _refuse("--world-size belongs to --dry-run", "--nproc-per-node sets how many ranks start")

@@ -168,6 +168,9 @@ class Overlap(Section):
     """Form of the output head; its ring is `chunk`: all ranks need the same tokens at a time."""
     replan: bool = False
     """Decide again although the run directory holds a plan; numbers may then round differently."""
+    max_extra_megabytes: float | None = Field(None, ge=0)
+    """Memory that an operation's form may hold above the blocking one (1 MB = 10^6 bytes); forms that
+    hold more are not chosen. null: no limit."""
     data_parallel: Literal["auto", "on", "off"] = "auto"
     """Gradients are reduced during backward and weights gathered during the next forward."""
     bucket_megabytes: float = Field(16.0, gt=0)

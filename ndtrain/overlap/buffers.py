@@ -63,7 +63,7 @@ class Buffers:
         """The joined tensor if `node` joins values that lie in it; copies what does not."""
         if node.name not in self._joined or not isinstance(node.operation, Join):
             return None
-        joined = self._joined[node.name]
+        joined = self._joined.pop(node.name)
         rows = joined.shape[0] // len(tensors)
         for name, block, tensor in zip(node.inputs, node.operation.order, tensors, strict=True):
             if self._places.get(name) != (node.name, block):

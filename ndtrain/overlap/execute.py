@@ -39,19 +39,22 @@ def execute(
     """Returns the schedule's outputs. Raises StreamError naming an operation that failed."""
     streams = runtime.serial_streams if serial else runtime.streams
     values: dict[str, Value] = dict(zip(schedule.inputs, inputs, strict=True))
-    buffers = Buffers(schedule)
+    buffers, done_with = Buffers(schedule), schedule.last_reads
     for node in schedule.nodes:
         for name in node.after:
             _ready(values[name])
         read = [values[name] for name in node.inputs]
         if isinstance(node, Compute):
-            tensors = [_ready(value) for value in read]
-            values[node.name] = _compute(schedule, node, tensors, runtime, buffers)
+            values[node.name] = _compute(schedule, node, read, runtime, buffers)
         else:
             out = buffers.place_like(node, read[0])
             work = _communication(schedule, node, read[0], axis, out)
             label = f"{schedule.name}.{node.name}"
             values[node.name] = streams[node.stream].submit(label, work)
+            del work
+        del read
+        for name in done_with.get(node.name, ()):  # what still moves holds what it needs
+            del values[name]
     return tuple(_ready(values[name]) for name in schedule.outputs)
 
 
@@ -60,8 +63,9 @@ def _ready(value: Value) -> Tensor:
 
 
 def _compute(
-    schedule: Schedule, node: Compute, tensors: list[Tensor], runtime: Runtime, buffers: Buffers
+    schedule: Schedule, node: Compute, values: list[Value], runtime: Runtime, buffers: Buffers
 ) -> Tensor:
+    tensors = [_ready(value) for value in values]
     joined = buffers.joined(node, tensors)
     if joined is not None:
         return joined

@@ -6,9 +6,10 @@
 
 Each candidate's schedule runs on the virtual clock (`timeline.py`) with the figures of the machine;
 the shortest wins, and `off` unless another is shorter by MARGIN: a tie is not worth its buffers.
-One rank decides for all, because all must issue the same collectives.
+A form that holds more than `overlap.max_extra_megabytes` above `off` is not weighed. One rank decides for all, because all must issue the same collectives.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from ndtrain.overlap.collective_matmul import (
     matmul_scatter,
     row_backward,
 )
+from ndtrain.overlap.memory import extra_bytes
 from ndtrain.overlap.modes import OPERATIONS, Modes, Pass
 from ndtrain.overlap.node_cost import Figures
 from ndtrain.overlap.schedule import Schedule
@@ -66,22 +68,35 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Choice:
-    """One operation's form. Milliseconds are predicted; None where nothing was weighed."""
+    """One operation's form. Milliseconds are predicted; None where nothing was weighed.
+
+    extra_bytes: held above the blocking form. too_large: forms that exceeded the limit of memory.
+    """
 
     operation: str
     when: Pass
     mode: Mode
     predicted_ms: float | None = None
     blocking_ms: float | None = None
+    extra_bytes: int = 0
+    too_large: tuple[Mode, ...] = ()
 
     def line(self) -> str:
-        text = f"overlap: {self.operation} {self.when}: {self.mode}"
+        return f"overlap: {self.operation} {self.when}: {self.mode}{self._why()}{self._memory()}"
+
+    def _why(self) -> str:
         if self.predicted_ms is None or self.blocking_ms is None:
-            return text
+            return ""
         return (
-            f"{text} (predicted {self.predicted_ms:.2f} ms, blocking {self.blocking_ms:.2f} ms:"
+            f" (predicted {self.predicted_ms:.2f} ms, blocking {self.blocking_ms:.2f} ms:"
             f" {100 * (1 - self.predicted_ms / self.blocking_ms):.0f} % less)"
         )
+
+    def _memory(self) -> str:
+        text = f", {self.extra_bytes / 1e6:.1f} MB more" if self.extra_bytes else ""
+        if self.too_large:
+            text += f"; {', '.join(self.too_large)}: above overlap.max_extra_megabytes"
+        return text
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,11 @@ class Decision:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Decision":
-        return cls(tuple(Choice(**choice) for choice in value["choices"]), value["serial"])
+        choices = (
+            Choice(**{**choice, "too_large": tuple(choice.get("too_large", ()))})
+            for choice in value["choices"]
+        )
+        return cls(tuple(choices), value["serial"])
 
 
 def needs_figures(settings: Overlap) -> bool:
@@ -122,18 +141,23 @@ def decide(
     choices = []
     for operation in OPERATIONS:
         for when in BUILDERS[operation]:
-            fixed = getattr(settings, operation) or _fixed(settings)
             if sizes.num_ranks == 1:
-                choice = Choice(operation, when, "off")
-            elif fixed is not None:
+                choices.append(Choice(operation, when, "off"))
+                continue
+            weighed = _Weighed(operation, when, sizes, dtype, _limit(settings))
+            fixed = getattr(settings, operation) or _fixed(settings)
+            if fixed is not None:
                 _refuse_uneven(operation, fixed, sizes)
-                choice = Choice(operation, when, _possible(operation, fixed))
+                choices.append(weighed.follow(_possible(operation, fixed)))
             else:
                 assert figures is not None
-                inputs = _inputs(operation, when, sizes, dtype)
-                choice = _weigh(operation, when, inputs, sizes, figures)
-            choices.append(choice)
+                choices.append(weighed.fastest(figures))
     return Decision(tuple(choices), settings.mode == "serial")
+
+
+def _limit(settings: Overlap) -> float:
+    megabytes = settings.max_extra_megabytes
+    return math.inf if megabytes is None else megabytes * 1e6
 
 
 def _refuse_uneven(operation: str, mode: Mode, sizes: Sizes) -> None:
@@ -160,21 +184,54 @@ def _possible(operation: str, mode: Mode) -> Mode:
     return "chunk" if mode in ("chunk", "ring") else "off"
 
 
-def _weigh(
-    operation: str, when: Pass, inputs: list[Tensor], sizes: Sizes, figures: Figures
-) -> Choice:
-    modes: tuple[Mode, ...] = ("off", "chunk") if operation == "head" else MODES
-    size, predicted = sizes.num_ranks, {}
-    for mode in modes:
-        if mode == "chunk" and sizes.num_uneven:
-            continue
-        schedule = BUILDERS[operation][when](operation, size, 0, mode)
-        predicted[mode] = 1e3 * simulate(schedule, inputs, size, figures).makespan_s
-    blocking = predicted["off"]
-    best = min(predicted, key=lambda mode: predicted[mode])
-    if predicted[best] > (1 - MARGIN) * blocking:
-        best = "off"
-    return Choice(operation, when, best, predicted[best], blocking)
+class _Weighed:
+    """The forms of one operation and what each holds and takes."""
+
+    def __init__(
+        self, operation: str, when: Pass, sizes: Sizes, dtype: torch.dtype, limit: float
+    ) -> None:
+        """limit: bytes that a form may hold above the blocking one."""
+        self._operation, self._when, self._limit = operation, when, limit
+        self._size = sizes.num_ranks
+        self._inputs = _inputs(operation, when, sizes, dtype)
+        modes: tuple[Mode, ...] = ("off", "chunk") if operation == "head" else MODES
+        self._modes = [mode for mode in modes if mode != "chunk" or not sizes.num_uneven]
+
+    def follow(self, mode: Mode) -> Choice:
+        """The form that was asked for. Raises UserError if it holds too much."""
+        extra = self._extra_bytes(mode)
+        if extra > self._limit:
+            raise UserError(
+                f"overlap of {self._operation} {self._when} as {mode} holds {extra / 1e6:.1f} MB"
+                f" above the blocking form, and the limit is {self._limit / 1e6:g} MB",
+                "overlap.max_extra_megabytes",
+                f"raise the limit, or set overlap.{self._operation}=off",
+            )
+        return Choice(self._operation, self._when, mode, extra_bytes=extra)
+
+    def fastest(self, figures: Figures) -> Choice:
+        """The form that is predicted to be fastest of those that hold no more than the limit."""
+        extra = {mode: self._extra_bytes(mode) for mode in self._modes}
+        too_large = tuple(mode for mode in self._modes if extra[mode] > self._limit)
+        predicted = {
+            mode: 1e3 * simulate(self._schedule(mode), self._inputs, self._size, figures).makespan_s
+            for mode in self._modes
+            if mode not in too_large
+        }
+        blocking = predicted["off"]
+        best = min(predicted, key=lambda mode: predicted[mode])
+        if predicted[best] > (1 - MARGIN) * blocking:
+            best = "off"
+        return Choice(
+            self._operation, self._when, best, predicted[best], blocking, extra[best], too_large
+        )
+
+    def _extra_bytes(self, mode: Mode) -> int:
+        blocking = self._schedule("off")
+        return extra_bytes(self._schedule(mode), blocking, self._inputs, self._size)
+
+    def _schedule(self, mode: Mode) -> Schedule:
+        return BUILDERS[self._operation][self._when](self._operation, self._size, 0, mode)
 
 
 def _inputs(operation: str, when: Pass, sizes: Sizes, dtype: torch.dtype) -> list[Tensor]:

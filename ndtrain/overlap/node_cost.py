@@ -83,6 +83,14 @@ def compute_seconds(cost: Cost, figures: Figures) -> float:
     return max(cost.flops / figures.matmul_flops, cost.num_bytes / figures.memory_bytes_per_s)
 
 
+def received(node: Communication, x: Tensor, size: int) -> Tensor:
+    """What a communication of x leaves on one rank, as a tensor like it; size: of the axis."""
+    if isinstance(node, Permute):
+        return x
+    num_rows = x.shape[0] * size if isinstance(node, AllGather) else x.shape[0] // size
+    return x.new_empty((num_rows, *x.shape[1:]))
+
+
 def node_costs(
     schedule: Schedule, inputs: Sequence[Tensor], size: int, figures: Figures
 ) -> dict[str, NodeCost]:
@@ -138,14 +146,13 @@ class _Costing:
 
     def _communication(self, node: Communication, x: Tensor) -> tuple[Tensor, NodeCost]:
         size, figures = self._size, self._figures
+        value = received(node, x, size)
         added = 0  # bytes of the sum that is made when they have come
         if isinstance(node, Permute):
-            value, num_bytes = x, x.nbytes
+            num_bytes = x.nbytes
         elif isinstance(node, AllGather):
-            value = x.new_empty((size * x.shape[0], *x.shape[1:]))
             num_bytes = (size - 1) * x.nbytes
         else:
-            value = x.new_empty((x.shape[0] // size, *x.shape[1:]))
             num_bytes = (size - 1) * value.nbytes
             added = x.nbytes + value.nbytes
         if size == 1:  # nothing is called

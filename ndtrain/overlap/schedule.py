@@ -15,6 +15,7 @@ rank, where they say which rows a chunk has.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from ndtrain.overlap.operations import Operation
 
@@ -78,6 +79,18 @@ class Schedule:
             for name in node.inputs:
                 users[name].append(node.name)
         return users
+
+    @cached_property
+    def last_reads(self) -> dict[str, list[str]]:
+        """Node -> values that nobody needs behind it; outputs and unread values are in none."""
+        last: dict[str, str] = {}
+        for node in self.nodes:
+            last |= dict.fromkeys(node.dependencies, node.name)
+        reads: dict[str, list[str]] = {}
+        for name, reader in last.items():
+            if name not in self.outputs:
+                reads.setdefault(reader, []).append(name)
+        return reads
 
 
 @dataclass

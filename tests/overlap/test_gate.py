@@ -7,7 +7,7 @@ import torch
 
 from ndtrain.config.schema import Overlap
 from ndtrain.core.errors import UserError
-from ndtrain.overlap.gate import BUILDERS, MARGIN, Decision, Sizes, decide, needs_figures
+from ndtrain.overlap.gate import BUILDERS, MARGIN, Choice, Decision, Sizes, decide, needs_figures
 from ndtrain.overlap.node_cost import Figures
 
 SIZES = Sizes(
@@ -95,3 +95,34 @@ def test_shards_of_an_odd_number_of_rows_are_never_cut_in_sub_chunks() -> None:
     assert "chunk" not in modes_of(decision)
     with pytest.raises(UserError, match="multiple of 4"):
         decide(Overlap(mode="chunk"), odd, None, torch.float32)
+
+
+def choice_of(decision: Decision, operation: str, when: str) -> Choice:
+    return next(c for c in decision.choices if (c.operation, c.when) == (operation, when))
+
+
+def test_forms_above_the_limit_of_memory_are_not_chosen_and_the_line_says_so() -> None:
+    free = choice_of(decide(Overlap(), SIZES, figures(125e6), torch.float32), "o", "forward")
+    assert free.extra_bytes > 0
+    assert f"{free.extra_bytes / 1e6:.1f} MB more" in free.line()
+    below = Overlap(max_extra_megabytes=(free.extra_bytes - 1) / 1e6)
+    bound = choice_of(decide(below, SIZES, figures(125e6), torch.float32), "o", "forward")
+    assert free.mode in bound.too_large
+    assert bound.mode != free.mode
+    assert bound.extra_bytes < free.extra_bytes
+    assert f"{free.mode}" in bound.line().split(";")[1]
+    assert bound.line().endswith("above overlap.max_extra_megabytes")
+    at = Overlap(max_extra_megabytes=free.extra_bytes / 1e6)
+    assert choice_of(decide(at, SIZES, figures(125e6), torch.float32), "o", "forward") == free
+
+
+def test_a_form_that_was_asked_for_and_is_above_the_limit_is_refused() -> None:
+    settings = Overlap(mode="ring", max_extra_megabytes=0.0)
+    with pytest.raises(UserError, match="above the blocking form, and the limit is 0 MB"):
+        decide(settings, SIZES, None, torch.float32)
+
+
+def test_a_plan_of_before_the_limit_is_still_read() -> None:
+    old = {"operation": "qkv", "when": "forward", "mode": "ring"}
+    decision = Decision.from_json({"choices": [old], "serial": False})
+    assert decision.choices == (Choice("qkv", "forward", "ring"),)
