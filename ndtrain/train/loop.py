@@ -49,6 +49,7 @@ class Loop:
         self._losses = LossWatch(self._guards, start.state.losses if start.state else ())
         self._nonfinite = NonFinitePolicy(self._guards.nonfinite)
         self._stragglers = StragglerWatch()
+        self._save_began = 0.0
 
     def run(self) -> Request:
         """The request that ended it early, else NONE. Collective over the mesh.
@@ -150,6 +151,7 @@ class Loop:
         ends = request.stops or step == self._settings.steps
         if ends or request is Request.SAVE or (every and step % every == 0):
             self._publish()
+            self._save_began = time.monotonic()
             with self._watchdog.phase(f"save of step {step}", self._guards.save_seconds):
                 self._saver.start(self._state(step))
             if ends or request is Request.SAVE or not self._training.config.checkpoint.background:
@@ -161,7 +163,7 @@ class Loop:
         with self._watchdog.phase("the end of a save", self._guards.save_seconds):
             folder = self._saver.finish()
         if folder is not None:
-            self._report.saved(folder)
+            self._report.saved(folder, time.monotonic() - self._save_began)
 
     def _state(self, step: int) -> TrainingState:
         training = self._training

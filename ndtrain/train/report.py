@@ -27,7 +27,7 @@ from ndtrain.observe.metrics import (
     tokens_per_second,
 )
 from ndtrain.observe.run_directory import RunDirectory, State, Status
-from ndtrain.observe.sinks import Record, Sink
+from ndtrain.observe.sinks import JsonlSink, Record, Sink
 from ndtrain.observe.trace import write_trace
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.memory import machine_gib, resident_gib
@@ -176,9 +176,16 @@ class Report:
         """Whether the last completed step is in a checkpoint."""
         return self._checkpoint is not None and self._saved_step == self._step
 
-    def saved(self, folder: Path) -> None:
+    def saved(self, folder: Path, seconds: float) -> None:
+        """seconds: from the copy in memory to the publication, which waits for the end of a step.
+
+        A job's stop signal has to come so long before its end (`cluster/lead.py`).
+        """
         self._checkpoint = self._relative(folder)
         self._saved_step = step_of(folder)
+        for sink in self._sinks:
+            if isinstance(sink, JsonlSink):  # no line for a terminal: the note says it
+                sink.write({"step": self._saved_step, "save_ms": 1e3 * seconds})
         self.note(f"saved {folder}")
         self.status("running")
 
