@@ -26,6 +26,22 @@ from ndtrain.models.qwen3.shape import Shape
 COMMUNICATION_TRACKS = ("gather", "scatter", "dma")
 COMPUTE_TRACK = "compute"
 
+# `overlap` of a step's record: operation -> name -> value, of the operations that moved anything
+# and of the whole `step`. Made by `overlap_figures.py`; means over the ranks.
+OVERLAP_FIGURES = {
+    "compute_ms": "time in which the operation computed",
+    "comm_ms": "time in which its communication was under way",
+    "exposed_comm_ms": "the part of it in which nothing computed, this operation or another",
+    "overlap_efficiency": "time hidden over what could hide: the smaller of comm_ms and the compute"
+    " beside it, a linear's own and the step's for what computes nothing; 1 is all, null is nothing"
+    " to hide, above 1 is help from others",
+    "compute_slowdown": "compute with communication beside it over the median of the same kind with"
+    " none, where both occur; null where not",
+    "comm_bytes": "sent by a rank",
+    "hidden_bytes": "sent while compute ran: above 0 the overlap is active",
+    "extra_bytes": "memory that the form holds above the blocking one, by its schedule",
+}
+
 
 def tokens_per_second(num_tokens: int, step_ms: float) -> float:
     return num_tokens / (step_ms / 1e3)
@@ -84,9 +100,9 @@ def communication_times(spans: Iterable[Span]) -> CommunicationTimes:
             communication.append((span.start_ns, span.stop_ns))
         elif span.track == COMPUTE_TRACK:
             compute.append((span.start_ns, span.stop_ns))
-    communication, compute = _union(communication), _union(compute)
+    communication, compute = union(communication), union(compute)
     comm_ns = sum(stop - start for start, stop in communication)
-    hidden_ns = _intersection_ns(communication, compute)
+    hidden_ns = intersection_ns(communication, compute)
     return CommunicationTimes(
         comm_ms=comm_ns / 1e6,
         exposed_comm_ms=(comm_ns - hidden_ns) / 1e6,
@@ -94,18 +110,38 @@ def communication_times(spans: Iterable[Span]) -> CommunicationTimes:
     )
 
 
-def _union(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def union(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Disjoint intervals in ascending order that cover the same instants."""
-    union: list[tuple[int, int]] = []
+    disjoint: list[tuple[int, int]] = []
     for start, stop in sorted(intervals):
-        if union and start <= union[-1][1]:
-            union[-1] = (union[-1][0], max(union[-1][1], stop))
+        if disjoint and start <= disjoint[-1][1]:
+            disjoint[-1] = (disjoint[-1][0], max(disjoint[-1][1], stop))
         else:
-            union.append((start, stop))
-    return union
+            disjoint.append((start, stop))
+    return disjoint
 
 
-def _intersection_ns(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]]) -> int:
+def difference(
+    first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """What is in the first and not in the second; each side disjoint and ascending."""
+    rest: list[tuple[int, int]] = []
+    j = 0
+    for start, stop in first:
+        while j < len(second) and second[j][1] <= start:
+            j += 1
+        k = j
+        while k < len(second) and second[k][0] < stop:
+            if second[k][0] > start:
+                rest.append((start, second[k][0]))
+            start = max(start, second[k][1])
+            k += 1
+        if start < stop:
+            rest.append((start, stop))
+    return rest
+
+
+def intersection_ns(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]]) -> int:
     """Length of the instants that lie in both; each side disjoint and ascending."""
     total = i = j = 0
     while i < len(first) and j < len(second):

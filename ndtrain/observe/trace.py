@@ -7,6 +7,7 @@ Format: Trace Event Format, JSON object form; complete events ("X", microseconds
 ("M"); a process is a rank, a thread is a track. Clocks of ranks differ by an unknown constant, so
 `origin_ns` is what this rank's `time.perf_counter_ns` read as it left a barrier that all ranks
 passed together: times count from there, and ranks agree to within the barrier's own skew.
+A transfer's `args` say its bytes, rate, operation, and how long nothing computed beside it.
 """
 
 import json
@@ -16,6 +17,8 @@ from typing import Any
 
 from ndtrain.core.atomic import write_text
 from ndtrain.core.spans import Span
+from ndtrain.observe.metrics import COMMUNICATION_TRACKS, COMPUTE_TRACK
+from ndtrain.observe.overlap_figures import Busy, operation_of
 
 Event = dict[str, Any]
 
@@ -42,13 +45,14 @@ def trace_events(spans: Iterable[Span], rank: int, origin_ns: int) -> list[Event
         _metadata("process_sort_index", rank, 0, sort_index=rank),
     ]
     complete: list[Event] = []
+    computing = Busy(by_track.get(COMPUTE_TRACK, []))
     for index, track in enumerate(tracks):
         for lane, lane_spans in enumerate(_lanes(by_track[track])):
             thread = index * _LANES_PER_TRACK + lane
             name = track if lane == 0 else f"{track} {lane + 1}"
             metadata.append(_metadata("thread_name", rank, thread, name=name))
             metadata.append(_metadata("thread_sort_index", rank, thread, sort_index=thread))
-            complete += [_complete(span, rank, thread, origin_ns) for span in lane_spans]
+            complete += [_complete(span, rank, thread, origin_ns, computing) for span in lane_spans]
     return metadata + sorted(complete, key=_by_start)
 
 
@@ -84,7 +88,7 @@ def _lanes(spans: Iterable[Span]) -> list[list[Span]]:
     return lanes
 
 
-def _complete(span: Span, rank: int, thread: int, origin_ns: int) -> Event:
+def _complete(span: Span, rank: int, thread: int, origin_ns: int, computing: Busy) -> Event:
     duration_ns = span.stop_ns - span.start_ns
     event: Event = {
         "name": span.name,
@@ -99,6 +103,10 @@ def _complete(span: Span, rank: int, thread: int, origin_ns: int) -> Event:
         # Bytes a nanosecond are gigabytes a second.
         rate = {"GB/s": round(span.num_bytes / duration_ns, 3)} if duration_ns else {}
         event["args"] = {"bytes": span.num_bytes, **rate}
+    if span.track in COMMUNICATION_TRACKS:
+        exposed_ns = duration_ns - computing.covered_ns(span.start_ns, span.stop_ns)
+        operation = operation_of(span.name, span.track)
+        event.setdefault("args", {}).update(operation=operation, exposed_us=exposed_ns / 1e3)
     return event
 
 

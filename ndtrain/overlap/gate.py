@@ -6,7 +6,8 @@
 
 Each candidate's schedule runs on the virtual clock (`timeline.py`) with the figures of the machine;
 the shortest wins, and `off` unless another is shorter by MARGIN: a tie is not worth its buffers.
-A form that holds more than `overlap.max_extra_megabytes` above `off` is not weighed. One rank decides for all, because all must issue the same collectives.
+What holds more than `overlap.max_extra_megabytes` above `off` is not weighed. One rank decides for
+all, because all must issue the same collectives.
 """
 
 import math

@@ -47,6 +47,13 @@ class BucketTraffic:
         if self._in_background:
             self._hook_modules(model)
 
+    @property
+    def extra_bytes(self) -> int:
+        """Held in backward because buckets travel behind it: the reduced gradients of own parts."""
+        if not self._in_background:
+            return 0
+        return sum(bucket.master.nbytes for bucket in self._buckets)
+
     def arm(self) -> None:
         """The next backward is the step's last: its gradients complete the buckets."""
         if self._in_background:

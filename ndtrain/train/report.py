@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from ndtrain.checkpoint.source import step_of
-from ndtrain.core.errors import UserError
 from ndtrain.core.spans import Span
 from ndtrain.data.batch import Batch
 from ndtrain.models.qwen3.shape import Shape
@@ -31,10 +30,10 @@ from ndtrain.observe.sinks import JsonlSink, Record, Sink
 from ndtrain.observe.trace import write_trace
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.memory import machine_gib, resident_gib
+from ndtrain.train.overlap_report import OverlapReport
 from ndtrain.train.step import StepResult
 from ndtrain.train.stop import Request
 
-CHECKED_STEPS = 3  # enough that a moment without progress is not taken for none at all
 STATUS_EVERY_S = 5.0  # `status.json` is at most so old, and a step longer
 
 
@@ -75,25 +74,7 @@ class Measured:
     comm_ms: float
     exposed_comm_ms: float
     memory_gib: float
-
-
-class OverlapCheck:
-    """Raises UserError if overlap was decided and nothing hides: that is never silent."""
-
-    def __init__(self) -> None:
-        self._num_steps = 0
-        self._hidden_ms = 0.0
-
-    def see(self, comm_ms: float, exposed_ms: float) -> None:
-        """Of a step, the same on all ranks."""
-        self._num_steps += 1
-        self._hidden_ms += comm_ms - exposed_ms
-        if self._num_steps == CHECKED_STEPS and self._hidden_ms <= 0:
-            raise UserError(
-                f"overlap is on, and no communication hid behind compute in {CHECKED_STEPS} steps",
-                "overlap.mode",
-                "set overlap.mode=off, or look at a trace: observe.trace_steps=[1,2]",
-            )
+    overlap: tuple[float, ...]  # tallies of the operations, `overlap_report.py`
 
 
 class Report:
@@ -108,12 +89,12 @@ class Report:
         origin_ns: int,
         start_step: int = 0,
         checkpoint: Path | None = None,
-        must_overlap: bool = False,
+        overlap: OverlapReport | None = None,
     ) -> None:
         """sinks: of this rank. peak_flops: of all ranks together, None where unknown.
 
         start_step, checkpoint: of the state that the run goes on from.
-        must_overlap: whether it is an error if no communication hides behind compute.
+        overlap: what is said about overlap, and what has to hide.
         origin_ns: `perf_counter_ns` of this rank after a barrier, the zero of its trace.
         """
         self.runtime = runtime
@@ -128,11 +109,16 @@ class Report:
         self._checkpoint: str | None = None if checkpoint is None else self._relative(checkpoint)
         self._saved_step = start_step
         self._status_written = 0.0
-        self._overlap_check = OverlapCheck() if must_overlap else None
+        self._overlap = overlap or OverlapReport({}, ())
 
     def note(self, text: str) -> None:
         for sink in self._sinks:
             sink.note(text)
+
+    def overlap_summary(self) -> None:
+        """What overlap did in this run, operation by operation."""
+        for line in self._overlap.summary():
+            self.note(line)
 
     def evaluation(self, step: int, held_out_loss: float) -> None:
         self.runtime.spans.drain()  # of the evaluation: they belong to no step
@@ -154,9 +140,8 @@ class Report:
             self._traced += spans
         measured, agreed = self._gather(result.loss, spans, batches, times, own)
         self.runtime.spans.drain()  # of the gather itself
-        self._write({"step": step, **self._record(measured), **_optimizer(result, lr)})
-        if self._overlap_check is not None:
-            self._overlap_check.see(measured.comm_ms, measured.exposed_comm_ms)
+        overlap = {"overlap": self._overlap.record(measured.overlap)}
+        self._write({"step": step, **self._record(measured), **_optimizer(result, lr), **overlap})
         if time.monotonic() - self._status_written > STATUS_EVERY_S:
             self.status("running")
         return agreed
@@ -236,6 +221,7 @@ class Report:
             own.request,
             own.is_written,
             *self._calls(),
+            *self._overlap.row(spans),
         )
         mesh = self.runtime.mesh
         all_ranks = self.runtime.collectives.all_gather(
@@ -247,10 +233,18 @@ class Report:
         step_ms, data_ms, comm_ms, exposed_ms = mean[3:7]
         largest, request = all_ranks[:, 7:9].amax(0).tolist()
         is_written = bool(all_ranks[:, 9].amin().item())
-        same_calls = bool((all_ranks[:, 10:] == all_ranks[0, 10:]).all())
+        same_calls = bool((all_ranks[:, 10:12] == all_ranks[0, 10:12]).all())
         compute_ms = tuple((all_ranks[:, 3] - all_ranks[:, 6]).tolist())
         measured = Measured(
-            total_loss, round(tokens), round(pairs), step_ms, data_ms, comm_ms, exposed_ms, largest
+            loss=total_loss,
+            tokens=round(tokens),
+            pairs=round(pairs),
+            step_ms=step_ms,
+            data_ms=data_ms,
+            comm_ms=comm_ms,
+            exposed_comm_ms=exposed_ms,
+            memory_gib=largest,
+            overlap=tuple(mean[12:]),
         )
         agreed = Agreed(total_loss, Request(int(request)), is_written, same_calls, compute_ms)
         return measured, agreed

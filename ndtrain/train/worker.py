@@ -30,6 +30,7 @@ from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.agree import Bystander, together
 from ndtrain.train.build import Training, build
 from ndtrain.train.loop import Loop
+from ndtrain.train.overlap_report import overlap_report
 from ndtrain.train.place import RENDEZVOUS, threads_per_rank
 from ndtrain.train.report import Report
 from ndtrain.train.resume import Start, find_start, lock_run
@@ -179,6 +180,7 @@ def _train_in(
         report.close()
         note(f"stopped: {request.reason}; the same command goes on from here")
         return exit_code(request, report.is_saved)
+    report.overlap_summary()
     report.status("finished")
     report.close()
     _merge_traces(config, runtime, directory)
@@ -229,7 +231,7 @@ def _report(training: Training, directory: RunDirectory, sinks: list[Sink], star
         origin_ns,
         start.step,
         start.checkpoint.folder if start.checkpoint else None,
-        training.decision.overlaps,
+        overlap_report(training.decision, config.overlap.data_parallel, training.optimizer),
     )
     report.note(f"mfu: of {peak / 1e9:.0f} GFLOP/s, measured by matmuls on all ranks at once")
     return report

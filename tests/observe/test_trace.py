@@ -62,7 +62,12 @@ def test_a_written_trace_is_valid_and_complete(tmp_path: Path) -> None:
     assert set(complete) == {span.name for span in STEP}
     assert complete["layers.0.attention"]["ts"] == 40.0
     assert complete["layers.0.attention"]["dur"] == 50.0
-    assert complete["layers.0.qkv.gather"]["args"] == {"bytes": 40_000, "GB/s": 4.0}
+    assert complete["layers.0.qkv.gather"]["args"] == {
+        "bytes": 40_000,
+        "GB/s": 4.0,
+        "operation": "qkv",
+        "exposed_us": 10.0,
+    }
     assert {event["pid"] for event in trace["traceEvents"]} == {3}
 
 

@@ -1,0 +1,136 @@
+"""What overlap did, step by step and in the whole run; an overlap that hides nothing ends it.
+
+overlap = overlap_report(decision, config.overlap.data_parallel, optimizer)
+row = overlap.row(spans)                    # of this rank, for an all-gather
+record["overlap"] = overlap.record(mean)    # of the ranks' mean row; raises UserError
+overlap.summary()                           # lines for people, at the end of the run
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+from ndtrain.core.errors import UserError
+from ndtrain.core.spans import Span
+from ndtrain.observe.overlap_figures import (
+    LINEARS,
+    NUM_FIELDS,
+    OPERATIONS,
+    STEP,
+    Tallies,
+    Tally,
+    Tallying,
+    overlap_figures,
+)
+from ndtrain.overlap.gate import Decision
+from ndtrain.parallel.zero import ShardedAdamW
+
+CHECKED_STEPS = 3  # enough that a moment without progress is not taken for none at all
+BUCKETS = ("gradient_buckets", "parameter_gathers")
+_ORDER = (*OPERATIONS, STEP)
+ROW_SIZE = len(_ORDER) * NUM_FIELDS
+
+
+class OverlapCheck:
+    """Raises UserError if overlap was decided and nothing moves behind compute.
+
+    Active is what sent bytes while compute ran; that nothing did is never silent.
+    """
+
+    def __init__(self, key: str, operations: Sequence[str]) -> None:
+        """key: of the configuration, that asked for it."""
+        self._key, self._operations = key, operations
+        self._num_steps = 0
+        self._hidden_bytes = 0.0
+
+    def see(self, tallies: Tallies) -> None:
+        """Of a step, the same on all ranks."""
+        self._num_steps += 1
+        self._hidden_bytes += sum(tallies[name].hidden_bytes for name in self._operations)
+        if self._num_steps == CHECKED_STEPS and self._hidden_bytes <= 0:
+            raise UserError(
+                f"overlap is on, and no byte of {', '.join(self._operations)} moved behind compute"
+                f" in {CHECKED_STEPS} steps",
+                self._key,
+                f"set {self._key}=off, or look at a trace: observe.trace_steps=[1,2]",
+            )
+
+
+def checks_of(decision: Decision, data_parallel: str, dp: int) -> list[OverlapCheck]:
+    """For the overlap that was decided or asked for. data_parallel: of the configuration."""
+    checks = []
+    if decision.overlaps:
+        chosen = {choice.operation for choice in decision.choices if choice.mode != "off"}
+        checks.append(OverlapCheck("overlap.mode", [name for name in LINEARS if name in chosen]))
+    if data_parallel == "on" and dp > 1:
+        checks.append(OverlapCheck("overlap.data_parallel", BUCKETS))
+    return checks
+
+
+def overlap_report(
+    decision: Decision, data_parallel: str, optimizer: ShardedAdamW
+) -> "OverlapReport":
+    """Of a run that is about to train. data_parallel: of the configuration."""
+    extra_bytes = {"gradient_buckets": optimizer.traffic.extra_bytes}
+    for choice in decision.choices:  # forward and backward take turns
+        known = extra_bytes.get(choice.operation, 0)
+        extra_bytes[choice.operation] = max(known, choice.extra_bytes)
+    dp = optimizer.runtime.mesh.data.size
+    return OverlapReport(extra_bytes, checks_of(decision, data_parallel, dp))
+
+
+class OverlapReport:
+    def __init__(self, extra_bytes: Mapping[str, int], checks: Sequence[OverlapCheck]) -> None:
+        """extra_bytes: by operation, held because it overlaps."""
+        self._extra_bytes = extra_bytes
+        self._checks = checks
+        self._tallying = Tallying()
+        self._num_steps = 0
+        self._total = {name: Tally() for name in _ORDER}
+
+    def row(self, spans: Sequence[Span]) -> list[float]:
+        """ROW_SIZE numbers: this rank's tallies of a step."""
+        tallies = self._tallying.step(spans)
+        return [value for name in _ORDER for value in astuple(tallies[name])]
+
+    def record(self, row: Sequence[float]) -> dict[str, dict[str, Any]]:
+        """The figures of a step, from the ranks' mean row. Raises UserError if nothing hides."""
+        parts = [row[start : start + NUM_FIELDS] for start in range(0, ROW_SIZE, NUM_FIELDS)]
+        tallies = {name: Tally(*part) for name, part in zip(_ORDER, parts, strict=True)}
+        for check in self._checks:
+            check.see(tallies)
+        # The first step warms up: memory is mapped and threads start.
+        if self._num_steps == 1:
+            self._total = tallies
+        else:
+            self._total = {name: self._total[name] + tallies[name] for name in _ORDER}
+        self._num_steps += 1
+        return overlap_figures(tallies, self._extra_bytes)
+
+    def summary(self) -> list[str]:
+        """A line an operation, means of all steps but the first; none where nothing moved."""
+        if self._num_steps == 0 or self._total[STEP].comm_ms == 0:
+            return []
+        num_steps = max(1, self._num_steps - 1)
+        means = {name: tally.times(1 / num_steps) for name, tally in self._total.items()}
+        figures = overlap_figures(means, self._extra_bytes)
+        moving = [name for name in figures if name != STEP]
+        active = sum(figures[name]["hidden_bytes"] > 0 for name in moving)
+        return [
+            f"overlap: active on {active} of {len(moving)} operations that move bytes;"
+            f" mean of {num_steps} steps",
+            f"  {'':<18} {'compute':>9} {'comm':>9} {'exposed':>9} {'hidden':>7} {'slowdown':>8}"
+            f" {'sent':>9} {'extra':>9}",
+            *(_line(name, figures[name]) for name in (*moving, STEP)),
+        ]
+
+
+def _line(name: str, figures: Mapping[str, Any]) -> str:
+    efficiency, slowdown = figures["overlap_efficiency"], figures["compute_slowdown"]
+    return (
+        f"  {name:<18} {figures['compute_ms']:>6.1f} ms {figures['comm_ms']:>6.1f} ms"
+        f" {figures['exposed_comm_ms']:>6.1f} ms"
+        f" {'-' if efficiency is None else f'{100 * efficiency:.0f} %':>7}"
+        f" {'-' if slowdown is None else f'{slowdown:.2f}':>8}"
+        f" {figures['comm_bytes'] / 1e6:>6.1f} MB {figures['extra_bytes'] / 1e6:>6.1f} MB"
+    )

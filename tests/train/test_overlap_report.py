@@ -1,0 +1,69 @@
+"""Overlap that was decided and does not happen ends the run; figures add up over a run."""
+
+from dataclasses import astuple
+
+import pytest
+
+from ndtrain.core.errors import UserError
+from ndtrain.observe.overlap_figures import OPERATIONS, STEP, Tally
+from ndtrain.overlap.gate import Choice, Decision
+from ndtrain.train.overlap_report import CHECKED_STEPS, OverlapReport, checks_of
+
+RING = Decision((Choice("qkv", "forward", "ring"), Choice("o", "forward", "off")), serial=False)
+BLOCKING = Decision((Choice("qkv", "forward", "off"),), serial=False)
+
+
+def row(**tallies: Tally) -> list[float]:
+    every = [tallies.get(name, Tally()) for name in (*OPERATIONS, STEP)]
+    return [value for tally in every for value in astuple(tally)]
+
+
+def moving(hidden_bytes: float) -> Tally:
+    return Tally(
+        compute_ms=20, comm_ms=10, exposed_comm_ms=4, comm_bytes=1e6, hidden_bytes=hidden_bytes
+    )
+
+
+def report(decision: Decision, data_parallel: str = "auto", dp: int = 1) -> OverlapReport:
+    return OverlapReport({"qkv": 5_000_000}, checks_of(decision, data_parallel, dp))
+
+
+def test_nothing_hidden_is_an_error() -> None:
+    overlap = report(RING)
+    # Bytes of an operation that is not meant to overlap do not count.
+    silent = row(qkv=moving(0), o=moving(500))
+    for _ in range(CHECKED_STEPS - 1):
+        overlap.record(silent)
+    with pytest.raises(UserError, match="no byte of qkv moved behind compute in 3 steps"):
+        overlap.record(silent)
+
+
+def test_one_hidden_byte_is_enough_and_later_steps_are_not_judged() -> None:
+    overlap = report(RING)
+    first = overlap.record(row(qkv=moving(1)))
+    assert first["qkv"]["hidden_bytes"] == 1
+    for _ in range(2 * CHECKED_STEPS):
+        assert overlap.record(row(qkv=moving(0)))["qkv"]["hidden_bytes"] == 0
+
+
+def test_buckets_that_were_asked_to_hide_must() -> None:
+    overlap = report(BLOCKING, data_parallel="on", dp=2)
+    for _ in range(CHECKED_STEPS - 1):
+        overlap.record(row(gradient_buckets=moving(0)))
+    with pytest.raises(UserError, match=r"overlap\.data_parallel"):
+        overlap.record(row(gradient_buckets=moving(0)))
+    assert checks_of(BLOCKING, "auto", 2) == []
+    assert checks_of(BLOCKING, "on", 1) == []
+
+
+def test_the_summary_is_the_mean_of_all_steps_but_the_first() -> None:
+    overlap = report(RING)
+    assert overlap.summary() == []
+    slow = Tally(compute_ms=999, comm_ms=999, comm_bytes=1, hidden_bytes=1)
+    overlap.record(row(qkv=slow, step=slow))
+    for hidden in (1e6, 0):
+        overlap.record(row(qkv=moving(hidden), o=moving(0), step=moving(hidden)))
+    heading, _, *lines = overlap.summary()
+    assert heading == "overlap: active on 1 of 2 operations that move bytes; mean of 2 steps"
+    assert [line.split()[0] for line in lines] == ["qkv", "o", STEP]
+    assert " ".join(lines[0].split()) == "qkv 20.0 ms 10.0 ms 4.0 ms 60 % - 1.0 MB 5.0 MB"
