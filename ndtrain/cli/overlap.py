@@ -168,6 +168,9 @@ def _figures(timeline: Timeline) -> dict[str, float | None]:
     help="Ranks in all; by default what the config asks for.",
 )
 @click.option("--mode", type=click.Choice(FORMS), help="Only this form; by default all of them.")
+@click.option(
+    "--hlo", is_flag=True, help="Also trace the layer with torch-xla and compare the graph."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def verify(
@@ -176,23 +179,33 @@ def verify(
     overrides: tuple[str, ...],
     world_size: int | None,
     mode: str | None,
+    hlo: bool,
     as_json: bool,
 ) -> int:
     """Prove every schedule of a config right, on all ranks, without a process.
 
     No race, no deadlock, the same communications in the same order on all ranks, every buffer
     written once and before it is read, every shape as it should be. Exit code 3 if anything is not.
+
+    --hlo: torch-xla traces each rank's layer, forward and backward, on this machine. For every
+    pair of a product and a communication the graph has to say what the schedules say: what waits
+    for what, and what is free to run beside it. Whether a compiler uses that, only a device shows.
     """
     loaded = _load_for(ctx, config, overrides, world_size)
-    found = _verified(loaded, (mode,) if mode else FORMS)
     tp = loaded.parallel.tp
+    if hlo and tp == 1:
+        raise UserError("on one rank nothing is communicated", "--hlo", "set parallel.tp above 1")
+    found = _verified(loaded, (mode,) if mode else FORMS)
+    if hlo:
+        _compare_graphs(loaded, found)
     if as_json:
         num_problems = sum(len(row["problems"]) for row in found)
         terminal.print_json({"tp": tp, "ok": num_problems == 0, "schedules": found})
     else:
         for row in found:
             state = "ok  " if not row["problems"] else "fail"
-            click.echo(f"{state}  {row['mode']:<6} {row['operation']:<8} {row['pass']}")
+            pairs = f"  {row['pairs']:>5} pairs, {row['free']} free" if hlo else ""
+            click.echo(f"{state}  {row['mode']:<6} {row['operation']:<8} {row['pass']:<8}{pairs}")
             for problem in row["problems"]:
                 click.echo(f"      {problem}")
         click.echo(f"{len(found)} schedules on {tp} ranks of the tensor axis")
@@ -225,3 +238,21 @@ def _verified(config: Config, modes: tuple[str, ...]) -> list[dict[str, Any]]:
             row = {"mode": mode, "operation": operation, "pass": when, "problems": listed}
             found.append(row)
     return found
+
+
+def _compare_graphs(config: Config, rows: list[dict[str, Any]]) -> None:
+    """Adds to each row what torch-xla's graphs say: counts of one rank, problems of all."""
+    from ndtrain.parallel.layer_hlo import layer_lowering
+    from ndtrain.runtime.dtypes import DTYPES
+    from ndtrain.train.build import shape_of
+
+    shape, dtype = shape_of(config.model), DTYPES[config.train.compute_dtype]
+    length, batch = config.data.sequence_length, config.train.micro_batch_size
+    tp = config.parallel.tp
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        for rank in range(tp):
+            found = layer_lowering(shape, length, batch, tp, rank, mode, dtype)
+            for row in (row for row in rows if row["mode"] == mode):
+                comparison = found[row["operation"], row["pass"]]
+                row |= {"pairs": comparison.num_pairs, "free": comparison.num_free}
+                row["problems"] += [f"rank {rank}: {problem}" for problem in comparison.problems]

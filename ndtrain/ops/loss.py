@@ -11,7 +11,7 @@ With a vocabulary sharded by rows each shard calls this with its `first_row` and
 stacks the statistics of all shards; the mathematics is the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -89,12 +89,62 @@ def _(
     return None
 
 
+def vocabulary_gradient(
+    logits_TV: Tensor,
+    targets_T: Tensor,
+    weights_T: Tensor,
+    largest_T: Tensor,
+    sum_exp_T: Tensor,
+    first_row: int,
+) -> Tensor:
+    """The same; the logits' memory is used again where there is such a thing.
+
+    On xla an op must not write into its arguments: there it is computed by value.
+    """
+    if logits_TV.device.type != "xla":
+        vocabulary_gradient_(logits_TV, targets_T, weights_T, largest_T, sum_exp_T, first_row)
+        return logits_TV
+    logits = logits_TV.to(wide(logits_TV.dtype))
+    softmax = (logits - largest_T[:, None]).exp() / sum_exp_T[:, None]
+    row = torch.arange(logits.shape[-1], device=logits.device)
+    is_target = row == (targets_T - first_row)[:, None]
+    return (weights_T[:, None] * (softmax - is_target.to(softmax.dtype))).to(logits_TV.dtype)
+
+
 def combine_statistics(statistics_R3T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[R, 3, T] of R shards -> those of the whole vocabulary, each [T], summed in shard order."""
     largest, sum_exp, picked = statistics_R3T.unbind(1)
     overall = largest.amax(0)
     total = (sum_exp * (largest - overall).exp()).sum(0)
     return overall, total, picked.sum(0)
+
+
+def counted_weights(targets_T: Tensor, weights_T: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights without those of ignored targets; any shape."""
+    return torch.where(targets_T == IGNORED, 0, weights_T).to(dtype)
+
+
+def rows_in_chunk(num_vocabulary_rows: int, dtype: torch.dtype) -> int:
+    """Tokens whose logits fill CHUNK_BYTES; dtype: the wide one."""
+    return max(1, CHUNK_BYTES // (num_vocabulary_rows * dtype.itemsize))
+
+
+def weighted_loss(combined_3T: Sequence[Tensor], weights_T: Tensor) -> Tensor:
+    """The sum of weights * (log-sum-exp - target's logit), from statistics over all shards."""
+    largest, sum_exp, picked = combined_3T
+    return ((sum_exp.log() + (largest - picked)) * weights_T).sum()
+
+
+def add_weight_gradient(total_VH: Tensor | None, dlogits_TV: Tensor, x_TH: Tensor) -> Tensor:
+    """dlogits^T x added to the total, in the wide dtype once there is more than one part.
+
+    In place where the dtype allows: this is as large as the head, and the peak of memory.
+    """
+    if total_VH is None:
+        return dlogits_TV.t() @ x_TH
+    if x_TH.dtype == wide(x_TH.dtype):
+        return torch.addmm(total_VH, dlogits_TV.t(), x_TH, out=total_VH)
+    return total_VH.to(wide(x_TH.dtype)).add_(dlogits_TV.t() @ x_TH)
 
 
 class LossAndGradients:
@@ -112,7 +162,7 @@ class LossAndGradients:
         self._first_row = first_row
         self._combine = combine
         self._want_gradient = want_gradient
-        self._dweight: Tensor | None = None  # in the wide dtype once there is more than one part
+        self._dweight: Tensor | None = None
         self.loss = weight_VH.new_zeros((), dtype=wide(weight_VH.dtype))
 
     @property
@@ -123,8 +173,8 @@ class LossAndGradients:
     def add(self, x_TH: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor | None:
         """Adds a part's loss and its share of dweight; returns dx if gradients are wanted."""
         dtype = self.loss.dtype
-        weights_T = torch.where(targets_T == IGNORED, 0, weights_T).to(dtype)
-        rows = max(1, CHUNK_BYTES // (self._weight_VH.shape[0] * dtype.itemsize))
+        weights_T = counted_weights(targets_T, weights_T, dtype)
+        rows = rows_in_chunk(self._weight_VH.shape[0], dtype)
         chunks = zip(x_TH.split(rows), targets_T.split(rows), weights_T.split(rows), strict=True)
         dx_chunks = [self._add_chunk(*chunk) for chunk in chunks]
         return torch.cat(dx_chunks) if self._want_gradient else None
@@ -133,21 +183,12 @@ class LossAndGradients:
         logits = x @ self._weight_VH.t()
         own = vocabulary_statistics(logits, targets, self._first_row)
         largest, sum_exp, picked = combine_statistics(self._combine(own))
-        self.loss += ((sum_exp.log() + (largest - picked)) * weights).sum()
+        self.loss += weighted_loss((largest, sum_exp, picked), weights)
         if not self._want_gradient:
             return logits
-        vocabulary_gradient_(logits, targets, weights, largest, sum_exp, self._first_row)
-        self._add_dweight(logits, x)
-        return logits @ self._weight_VH
-
-    def _add_dweight(self, dlogits: Tensor, x: Tensor) -> None:
-        """In place where the dtype allows: this is as large as the head, and the peak of memory."""
-        if self._dweight is None:
-            self._dweight = dlogits.t() @ x
-        elif x.dtype == self.loss.dtype:
-            torch.addmm(self._dweight, dlogits.t(), x, out=self._dweight)
-        else:
-            self._dweight = self._dweight.to(self.loss.dtype).add_(dlogits.t() @ x)
+        dlogits = vocabulary_gradient(logits, targets, weights, largest, sum_exp, self._first_row)
+        self._dweight = add_weight_gradient(self._dweight, dlogits, x)
+        return dlogits @ self._weight_VH
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -8,11 +8,11 @@ needs a value still on its way waits for it; a communication node waits on its s
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor
 
 from ndtrain.overlap.buffers import Buffers
+from ndtrain.overlap.execute_traced import execute_traced
 from ndtrain.overlap.schedule import (
     AllGather,
     Compute,
@@ -20,6 +20,7 @@ from ndtrain.overlap.schedule import (
     Permute,
     ReduceScatter,
     Schedule,
+    Stream,
 )
 from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.mesh import Axis
@@ -36,7 +37,13 @@ def execute(
     axis: Axis,
     serial: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Returns the schedule's outputs. Raises StreamError naming an operation that failed."""
+    """Returns the schedule's outputs. Raises StreamError naming an operation that failed.
+
+    On a device that traces (`execute_traced.py`) the schedule is recorded, and serial has no
+    meaning: the device's compiler decides what runs at the same time.
+    """
+    if runtime.trace is not None:
+        return execute_traced(schedule, inputs, runtime, axis)
     streams = runtime.serial_streams if serial else runtime.streams
     values: dict[str, Value] = dict(zip(schedule.inputs, inputs, strict=True))
     buffers, done_with = Buffers(schedule), schedule.last_reads
@@ -49,8 +56,11 @@ def execute(
         else:
             out = buffers.place_like(node, read[0])
             work = _communication(schedule, node, read[0], axis, out)
-            label = f"{schedule.name}.{node.name}"
-            values[node.name] = streams[node.stream].submit(label, work)
+            if node.stream is Stream.COMPUTE:
+                values[node.name] = work(runtime.collectives)
+            else:
+                label = f"{schedule.name}.{node.name}"
+                values[node.name] = streams[node.stream].submit(label, work)
             del work
         del read
         for name in done_with.get(node.name, ()):  # what still moves holds what it needs
@@ -78,13 +88,16 @@ def _communication(
     schedule: Schedule, node: Node, value: Value, axis: Axis, out: Tensor | None
 ) -> Work:
     name = f"{schedule.name}.{node.name}"
+    # What blocks compute is no compute: it is drawn and counted where gathers are.
+    track = Stream.GATHER if node.stream is Stream.COMPUTE else node.stream
 
     def work(collectives: Collectives) -> Tensor:
         x = _ready(value)
         if isinstance(node, Permute):
-            return collectives.permute(x, axis, node.shift, name, node.stream, out)
+            return collectives.permute(x, axis, node.shift, name, track, out)
         if isinstance(node, AllGather):
-            return collectives.all_gather(x, axis, name, node.stream)
-        return collectives.reduce_scatter(x, axis, name, cast(ReduceScatter, node).stream)
+            return collectives.all_gather(x, axis, name, track)
+        assert isinstance(node, ReduceScatter)
+        return collectives.reduce_scatter(x, axis, name, track)
 
     return work

@@ -16,16 +16,16 @@ from ndtrain.overlap.modes import PASSES, Modes, Pass
 from ndtrain.overlap.verify import verify
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.linear import ColumnParallelLinear, RowParallelLinear
-from ndtrain.runtime.runtime import still
+from ndtrain.runtime.runtime import Runtime, still
 
 ParallelLinear = ColumnParallelLinear | RowParallelLinear
 
 
-def meta_model(shape: Shape, tp: int, rank: int, modes: Modes, dtype: torch.dtype) -> Qwen3:
-    """One layer of the parallel model as `rank` of the tensor axis holds it, on meta tensors."""
+def meta_model(shape: Shape, runtime: Runtime, modes: Modes, dtype: torch.dtype) -> Qwen3:
+    """One layer of the parallel model as the runtime's rank holds it, on meta tensors."""
     with torch.device("meta"):
         model = Qwen3(replace(shape, num_layers=1))
-    parallelize(model, still(rank, tp, 1, shape.num_kv_heads, "meta"), modes)
+    parallelize(model, runtime, modes)
     return model.to(dtype)
 
 
@@ -33,8 +33,14 @@ def layer_linears(
     shape: Shape, tp: int, rank: int, modes: Modes, dtype: torch.dtype
 ) -> dict[str, ParallelLinear]:
     """By operation, in the order of forward."""
-    block = meta_model(shape, tp, rank, modes, dtype).layers[0]
+    runtime = still(rank, tp, 1, shape.num_kv_heads, "meta")
+    block = meta_model(shape, runtime, modes, dtype).layers[0]
     assert isinstance(block, Block)
+    return linears_of(block)
+
+
+def linears_of(block: Block) -> dict[str, ParallelLinear]:
+    """Of a parallel block, by operation, in the order of forward."""
     linears = {
         "qkv": block.attention.qkv,
         "o": block.attention.o,

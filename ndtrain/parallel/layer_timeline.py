@@ -25,6 +25,7 @@ from ndtrain.overlap.node_cost import Figures, compute_seconds
 from ndtrain.overlap.timeline import Timeline, TimelineSpan, simulate
 from ndtrain.parallel.layer_schedules import meta_model
 from ndtrain.parallel.linear import ColumnParallelLinear, RowParallelLinear
+from ndtrain.runtime.runtime import still
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -50,7 +51,8 @@ def layer_timeline(
 
     batch_size: rows of a micro-batch. recompute: what backward computes again first.
     """
-    model = meta_model(shape, tp, 0, modes, dtype)
+    runtime = still(0, tp, 1, shape.num_kv_heads, "meta")
+    model = meta_model(shape, runtime, modes, dtype)
     with torch.device("meta"):
         x_SBH = torch.empty(sequence_length // tp, batch_size, shape.hidden_size, dtype=dtype)
         tokens_BS = torch.empty(batch_size, sequence_length, dtype=torch.int64)

@@ -41,20 +41,12 @@ class Mesh:
         """Collective: every rank of the world calls it with the same arguments."""
         rank = dist.get_rank()
         assert tp * dp == dist.get_world_size()
-        assert tp % num_kv_replicas == 0
-        world = tuple(range(tp * dp))
-        tensor_lines = [world[row * tp : (row + 1) * tp] for row in range(dp)]
-        data_lines = [world[column::tp] for column in range(tp)]
-        replica_lines = [
-            line[first : first + num_kv_replicas]
-            for line in tensor_lines
-            for first in range(0, tp, num_kv_replicas)
-        ]
+        lines = axis_lines(tp, dp, num_kv_replicas)
         return cls(
-            world=_axis("world", [world], rank, LANES[:1]),
-            data=_axis("data", data_lines, rank, LANES),
-            tensor=_axis("tensor", tensor_lines, rank, LANES),
-            key_value=_axis("key_value", replica_lines, rank, LANES[:1]),
+            world=_axis("world", lines["world"], rank, LANES[:1]),
+            data=_axis("data", lines["data"], rank, LANES),
+            tensor=_axis("tensor", lines["tensor"], rank, LANES),
+            key_value=_axis("key_value", lines["key_value"], rank, LANES[:1]),
         )
 
     @classmethod
@@ -69,6 +61,23 @@ class Mesh:
             tensor=Axis("tensor", line, column),
             key_value=Axis("key_value", line[first : first + num_kv_replicas], column - first),
         )
+
+
+def axis_lines(tp: int, dp: int, num_kv_replicas: int = 1) -> dict[str, list[tuple[int, ...]]]:
+    """Axis -> its lines: each rank of the world is in one line of each axis."""
+    assert tp % num_kv_replicas == 0
+    world = tuple(range(tp * dp))
+    tensor_lines = [world[row * tp : (row + 1) * tp] for row in range(dp)]
+    return {
+        "world": [world],
+        "data": [world[column::tp] for column in range(tp)],
+        "tensor": tensor_lines,
+        "key_value": [
+            line[first : first + num_kv_replicas]
+            for line in tensor_lines
+            for first in range(0, tp, num_kv_replicas)
+        ],
+    }
 
 
 def _axis(name: str, lines: Iterable[tuple[int, ...]], rank: int, lanes: tuple[str, ...]) -> Axis:

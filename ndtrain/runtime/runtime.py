@@ -18,6 +18,7 @@ from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.mesh import Mesh
 from ndtrain.runtime.still import StillTransport
 from ndtrain.runtime.streams import BackgroundStream, InlineStream, Streams
+from ndtrain.runtime.traced import Trace
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class Runtime:
     serial_streams: Streams  # the same operations, one at a time, in the main thread
     spans: SpanRecorder
     flights: Mapping[str, FlightRecorder] = field(default_factory=dict)  # by lane
+    trace: Trace | None = None  # where nothing runs until the step's whole graph is known
 
     def compute(self, name: str) -> AbstractContextManager[None]:
-        """A span on the compute track."""
-        return self.spans.span(name, "compute")
+        """A span on the compute track, or of a traced step a name for its instructions."""
+        return self.trace.scope(name) if self.trace else self.spans.span(name, "compute")
 
 
 def num_kv_replicas(tp: int, num_kv_heads: int) -> int:
@@ -44,15 +46,15 @@ def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     """Collective over the world; a single rank needs no process group."""
     spans = SpanRecorder()
     main = Collectives(GlooTransport("main"), spans)
-    inline = _inline(main)
+    streams = inline(main)
     if tp * dp == 1:
         mesh = Mesh.place(0, 1, 1)
-        return Runtime(torch.device("cpu"), mesh, main, inline, inline, spans)
+        return Runtime(torch.device("cpu"), mesh, main, streams, streams, spans)
     mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
     lanes = {lane: Collectives(GlooTransport(lane), spans) for lane in ("gather", "scatter")}
     background = {lane: BackgroundStream(lane, own) for lane, own in lanes.items()}
     flights = {lane: own.flight for lane, own in {"main": main, **lanes}.items()}
-    return Runtime(torch.device("cpu"), mesh, main, background, inline, spans, flights)
+    return Runtime(torch.device("cpu"), mesh, main, background, streams, spans, flights)
 
 
 def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtime:
@@ -60,10 +62,11 @@ def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtim
     spans = SpanRecorder()
     mesh = Mesh.place(rank, tp, dp, num_kv_replicas(tp, num_kv_heads))
     collectives = Collectives(StillTransport(), spans)
-    inline = _inline(collectives)
-    return Runtime(torch.device(device), mesh, collectives, inline, inline, spans)
+    streams = inline(collectives)
+    return Runtime(torch.device(device), mesh, collectives, streams, streams, spans)
 
 
-def _inline(collectives: Collectives) -> Streams:
+def inline(collectives: Collectives) -> Streams:
+    """Streams that run what they are given at once."""
     stream = InlineStream(collectives)
     return {"gather": stream, "scatter": stream}

@@ -1,0 +1,21 @@
+"""A step that is recorded as one graph and run afterwards: what such a runtime adds.
+
+On a lazy device nothing runs when it is called, so there are no streams. What counts is the graph:
+which instruction depends on which, and the order in which collectives were recorded.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Trace(Protocol):
+    def scope(self, name: str) -> AbstractContextManager[None]:
+        """Instructions recorded inside carry the name where the graph keeps names."""
+        ...
+
+    def tie(self, tensors: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors' values as new tensors that also depend on everything in `after`."""
+        ...
