@@ -2,16 +2,18 @@
 
 run = RunDirectory(Path("runs/small"))
 if run.status() is None:  # a new run
-    run.create(config, overrides=["optim.lr=1e-4"])
+    run.create(config, overrides=["optim.lr=1e-4"], origins=loaded.origins)
 run.write_status(Status(state="finished", step=200, checkpoint="checkpoints/step_00000200"))
 
 config.yaml      every key, resolved        log/rank_0000.log
-overrides.txt    one override a line        trace/rank_0000.json, trace/merged.json
-env.json         versions, machine, commit  checkpoints/
-metrics.jsonl    one record a step          status.json
+origins.json     where each value is from   trace/rank_0000.json, trace/merged.json
+overrides.txt    one override a line        checkpoints/
+env.json         versions, machine, commit  metrics.jsonl    one record a step
+status.json      how it stands              events.jsonl     saves, warnings, stops
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,7 +23,10 @@ import yaml
 from ndtrain.config.schema import Config
 from ndtrain.core.atomic import write_json, write_text
 from ndtrain.core.errors import UserError
+from ndtrain.core.faults import reach
 from ndtrain.observe.environment import describe_environment
+
+_CREATING = ".creating"  # in a folder whose making is under way, or was cut
 
 State = Literal["running", "finished", "preempted", "failed", "unhealthy"]
 
@@ -48,8 +53,10 @@ class RunDirectory:
     path: Path
     config_file: Path = field(init=False)
     overrides_file: Path = field(init=False)
+    origins_file: Path = field(init=False)
     environment_file: Path = field(init=False)
     metrics_file: Path = field(init=False)
+    events_file: Path = field(init=False)
     status_file: Path = field(init=False)
     checkpoints: Path = field(init=False)
     merged_trace_file: Path = field(init=False)
@@ -58,8 +65,10 @@ class RunDirectory:
         names = {
             "config_file": "config.yaml",
             "overrides_file": "overrides.txt",
+            "origins_file": "origins.json",
             "environment_file": "env.json",
             "metrics_file": "metrics.jsonl",
+            "events_file": "events.jsonl",
             "status_file": "status.json",
             "checkpoints": "checkpoints",
             "merged_trace_file": "trace/merged.json",
@@ -73,29 +82,50 @@ class RunDirectory:
     def trace_file(self, rank: int) -> Path:
         return self.path / "trace" / f"rank_{rank:04d}.json"
 
-    def create(self, config: Config, overrides: list[str]) -> None:
+    def create(self, config: Config, overrides: list[str], origins: Mapping[str, str]) -> None:
         """Makes the folder with config, overrides, environment and a `running` status at step 0.
 
-        The status comes last, so a folder that has one is complete. Raises UserError if there is
-        anything in the folder already.
+        The status comes last, so a folder that has one is complete; one that a kill left without
+        is recognized by its marker and completed. Raises UserError for a folder with anything else
+        in it.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        marker = self.path / _CREATING
+        is_torn = marker.exists() and not self.status_file.exists()
+        is_free = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        if not is_free and not is_torn:
             raise UserError(
                 "the run directory is not empty",
                 str(self.path),
                 "choose another run.name, or move the folder away",
             )
+        self.path.mkdir(parents=True, exist_ok=True)
+        reach("create.folder_made")
+        marker.touch()
+        reach("create.begun")
+        for torn in self.path.glob(".*.tmp"):
+            torn.unlink()
         for folder in (self.path / "log", self.path / "trace", self.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.write_inputs(config, overrides)
+            folder.mkdir(exist_ok=True)
+        reach("create.folders_made")
+        self.write_inputs(config, overrides, origins)
+        reach("create.inputs_written")
         self.write_status(Status(state="running", step=0))
+        reach("create.status_written")
+        marker.unlink()
 
-    def write_inputs(self, config: Config, overrides: list[str]) -> None:
-        """Writes what the run was asked and where it runs; again when it is resumed."""
+    def write_inputs(
+        self, config: Config, overrides: list[str], origins: Mapping[str, str]
+    ) -> None:
+        """Writes what the run was asked and where it runs; again when it is resumed.
+
+        origins: dotted key -> where its value came from, as `config.load` tells.
+        """
         resolved = yaml.safe_dump(
             config.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
         write_text(self.config_file, resolved)
+        reach("create.config_written")
+        write_json(self.origins_file, dict(origins))
         write_text(self.overrides_file, "".join(f"{override}\n" for override in overrides))
         write_json(self.environment_file, describe_environment())
 

@@ -41,12 +41,17 @@ class JsonlSink:
 
     first_step: the first step that this process will run. Records of it and of later steps, left
     by a process that got further than its last checkpoint, are removed, so each step is there
-    once. A line torn by a crash is removed too.
+    once; `repeated` is the last of them, None where nothing was removed. A line torn by a crash is
+    removed too.
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
+        self.repeated: int | None = None
         if path.exists():
-            kept = [record for record in read_jsonl(path) if record["step"] < first_step]
+            records = read_jsonl(path)
+            kept = [record for record in records if record["step"] < first_step]
+            if len(kept) < len(records):
+                self.repeated = max(record["step"] for record in records)
             write_bytes(path, b"".join(_encode(record) for record in kept))
         # Unbuffered: what was written survives the death of this process.
         self._stream = open(path, "ab", buffering=0)  # noqa: SIM115, closed by close()
@@ -72,14 +77,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            record["step"]  # KeyError, or TypeError for what is no object
-            records.append({key: _decode_number(value) for key, value in record.items()})
+            records.append(parse_record(line))
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 "not a record of metrics", f"{path}:{number}", "remove the line, or the file"
             ) from None
     return records
+
+
+def parse_record(line: str | bytes) -> dict[str, Any]:
+    """One line of a `metrics.jsonl`. Raises ValueError, KeyError or TypeError for anything else."""
+    record = json.loads(line)
+    if type(record["step"]) is not int:
+        raise TypeError("step is no integer")
+    return {key: _decode_number(value) for key, value in record.items()}
 
 
 # JSON has no number for these, and a diverged loss must be recorded as what it was.

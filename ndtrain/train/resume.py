@@ -1,6 +1,6 @@
 """Where a run goes on: the newest sound checkpoint of its directory, or one that was named.
 
-    start = find_start(config, overrides, directory, runtime)
+    start = find_start(config, loaded, directory, runtime)
     start.checkpoint, start.state, start.notes        # None, None: from the beginning
 
 All ranks share the work of comparing hashes, and agree. A damaged checkpoint is named and passed
@@ -15,6 +15,7 @@ from typing import IO
 
 from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import open_checkpoint, step_folders, step_of
+from ndtrain.config.load import Loaded
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import Unhealthy, UserError
 from ndtrain.observe.run_directory import RunDirectory
@@ -46,10 +47,10 @@ class Start:
         return [*self.notes, restored, *(f"changed since: {change}" for change in changes)]
 
 
-def find_start(
-    config: Config, overrides: list[str], directory: RunDirectory, runtime: Runtime
-) -> Start:
+def find_start(config: Config, loaded: Loaded, directory: RunDirectory, runtime: Runtime) -> Start:
     """Makes the run directory, or opens it. Collective over the world.
+
+    config: what `loaded` became for this number of ranks.
 
     Raises UserError if the directory belongs to something else, if a named checkpoint is damaged
     or if none of several is sound.
@@ -60,7 +61,7 @@ def find_start(
 
     def create() -> None:
         if runtime.mesh.world.rank == 0:
-            directory.create(config, overrides)
+            directory.create(config, list(loaded.overrides), loaded.origins)
 
     if not is_known or not (resume == "auto" or inside):
         together(runtime, create, "create_run")

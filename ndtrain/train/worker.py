@@ -23,6 +23,7 @@ from ndtrain.config.load import Loaded, load
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import Unhealthy, UserError
 from ndtrain.observe.console import ConsoleSink
+from ndtrain.observe.events import EventSink, append_event
 from ndtrain.observe.run_directory import RunDirectory, State, Status
 from ndtrain.observe.sinks import JsonlSink, Sink
 from ndtrain.observe.trace import merge_traces
@@ -101,10 +102,12 @@ def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: St
     runtime = start_cpu(config.parallel.tp, _dp(config), config.model.num_kv_heads)
     rank = runtime.mesh.world.rank
     lock = together(runtime, lambda: lock_run(directory.path) if rank == 0 else None, "lock")
-    start = find_start(config, list(loaded.overrides), directory, runtime)
+    start = find_start(config, loaded, directory, runtime)
     if start.step >= config.train.steps:
         return _already_finished(config, start, directory, rank)
     if rank == 0:
+        # Again: who goes on with a run may ask for something else.
+        directory.write_inputs(config, list(loaded.overrides), loaded.origins)
         _write_status(directory, "running", start)
     sinks = together(runtime, lambda: _sinks(config, directory, rank, start), "open_sinks")
     watchdog = Watchdog(runtime, directory, lambda text: _record_hang(directory, text))
@@ -197,6 +200,7 @@ def _record_failure(directory: RunDirectory, error: Exception) -> None:
     reason = getattr(error, "what", "") or str(error).partition("\n")[0] or type(error).__name__
     state: State = "unhealthy" if is_unhealthy else "failed"
     directory.write_status(replace(status, state=state, reason=reason, retryable=is_retryable))
+    append_event(directory.events_file, status.step, f"failed: {reason}")
 
 
 def _record_hang(directory: RunDirectory, text: str) -> None:
@@ -204,12 +208,13 @@ def _record_hang(directory: RunDirectory, text: str) -> None:
     if status is not None:
         reason = "hung: " + text.replace("\n", "; ")
         directory.write_status(replace(status, state="failed", reason=reason, retryable=True))
+        append_event(directory.events_file, status.step, reason)
 
 
 def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
     mesh = runtime.mesh
     return (
-        f"{directory.path}: {mesh.world.size} ranks = {mesh.tensor.size} tensor x"
+        f"started: {directory.path}: {mesh.world.size} ranks = {mesh.tensor.size} tensor x"
         f" {mesh.data.size} data, {config.train.compute_dtype},"
         f" {torch.get_num_threads()} threads a rank"
     )
@@ -243,7 +248,12 @@ def _sinks(config: Config, directory: RunDirectory, rank: int, start: Start) -> 
     log = directory.log_file(rank).open("a", buffering=1)
     sinks: list[Sink] = [ConsoleSink(log, steps, 1, "lines")]
     if rank == 0:
-        sinks.append(JsonlSink(directory.metrics_file, start.step + 1 if start.step else 0))
+        metrics = JsonlSink(directory.metrics_file, start.step + 1 if start.step else 0)
+        if metrics.repeated is not None:
+            start.notes.append(
+                f"repeated: steps {start.step + 1} to {metrics.repeated}, which no checkpoint has"
+            )
+        sinks += [metrics, EventSink(directory.events_file, start.step)]
         sinks.append(ConsoleSink(sys.stdout, steps, observe.log_every, observe.progress))
     return sinks
 

@@ -19,11 +19,12 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def test_a_new_run_has_everything_it_promises(run: RunDirectory) -> None:
-    run.create(CONFIG, overrides=["optim.lr=1e-4", "run.seed=7"])
+    run.create(CONFIG, ["optim.lr=1e-4", "run.seed=7"], {"run.seed": "the command line"})
     names = {str(path.relative_to(run.path)) for path in run.path.rglob("*")}
     assert names == {
         "config.yaml",
         "overrides.txt",
+        "origins.json",
         "env.json",
         "status.json",
         "log",
@@ -31,12 +32,13 @@ def test_a_new_run_has_everything_it_promises(run: RunDirectory) -> None:
         "checkpoints",
     }
     assert run.overrides_file.read_text() == "optim.lr=1e-4\nrun.seed=7\n"
+    assert json.loads(run.origins_file.read_text()) == {"run.seed": "the command line"}
     assert json.loads(run.environment_file.read_text())["packages"]["torch"]
     assert run.status() == Status(state="running", step=0)
 
 
 def test_the_written_config_is_the_same_config_with_every_key(run: RunDirectory) -> None:
-    run.create(CONFIG, overrides=[])
+    run.create(CONFIG, [], {})
     written = yaml.safe_load(run.config_file.read_text())
     assert Config.model_validate(written) == CONFIG
     assert set(written) == set(Config.model_fields)
@@ -44,18 +46,18 @@ def test_the_written_config_is_the_same_config_with_every_key(run: RunDirectory)
 
 
 def test_a_folder_with_anything_in_it_is_refused_and_left_alone(run: RunDirectory) -> None:
-    run.create(CONFIG, overrides=[])
+    run.create(CONFIG, [], {})
     run.write_status(Status(state="finished", step=200))
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="the run directory is not empty"):
-        run.create(CONFIG, overrides=["run.seed=8"])
+        run.create(CONFIG, ["run.seed=8"], {})
     after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     assert after == before
 
 
 def test_an_empty_folder_is_used(run: RunDirectory) -> None:
     run.path.mkdir(parents=True)
-    run.create(CONFIG, overrides=[])
+    run.create(CONFIG, [], {})
     assert run.status() is not None
 
 
@@ -63,7 +65,7 @@ def test_a_file_in_the_way_is_refused(run: RunDirectory) -> None:
     run.path.parent.mkdir(parents=True)
     run.path.touch()
     with pytest.raises(UserError, match="the run directory is not empty"):
-        run.create(CONFIG, overrides=[])
+        run.create(CONFIG, [], {})
 
 
 def test_status_survives_the_round_trip(run: RunDirectory) -> None:
