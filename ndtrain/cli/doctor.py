@@ -1,22 +1,31 @@
 """`ndtrain doctor`: examine this machine and installation, and say what helps."""
 
 import sys
+from typing import Any
 
 import click
 
 from ndtrain.cli import terminal
-
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+from ndtrain.cli.cluster_doctor import COLOURS, cluster_options, examine_cluster
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> int:
+@cluster_options
+def doctor(as_json: bool, cluster: bool, **options: Any) -> int:
     """Examine this machine and installation.
 
     Exit code 0 unless a line says fail; a warning is about something that training on a CPU does
     not need.
+
+    With --cluster it examines the nodes of a cluster: on each of them
+
+      ndtrain doctor --cluster --nodes node1,node2 --folder SHARED
+
+    within 20 s, then the same with --verdict on one.
     """
+    if cluster:
+        return examine_cluster(as_json=as_json, **options)
     from ndtrain.cli.examinations import examine
 
     findings = examine()

@@ -33,7 +33,7 @@ def check(config: Config, world_size: int | None, origins: Mapping[str, str] | N
     origins: `Loaded.origins`, so that messages say where each value came from.
     """
     problems = [problem for find in CHECKS for problem in find(config, world_size)]
-    errors = [_as_error(problem, origins or {}) for problem in problems]
+    errors = [as_error(problem, origins or {}) for problem in problems]
     if errors:
         fail(errors)
 
@@ -57,12 +57,12 @@ def resolve(config: Config, world_size: int) -> Config:
     """
     problems = list(_grid(config, world_size))
     if problems:
-        fail([_as_error(problem, {}) for problem in problems])
+        fail([as_error(problem, {}) for problem in problems])
     parallel = config.parallel.model_copy(update={"dp": data_parallel(config, world_size)})
     return config.model_copy(update={"parallel": parallel})
 
 
-def _as_error(problem: Problem, origins: Mapping[str, str]) -> UserError:
+def as_error(problem: Problem, origins: Mapping[str, str]) -> UserError:
     places = [f"{key} {_from(origins[key])}" for key in problem.keys if key in origins]
     return UserError(problem.what, ", ".join(places), problem.help)
 

@@ -228,6 +228,14 @@ class Observe(Section):
     """auto: a bar beside the lines on a terminal, lines alone elsewhere."""
 
 
+class Cluster(Section):
+    """The environment of a job that `ndtrain slurm` starts on several nodes."""
+
+    environment: list[str] = []
+    """Variables of the ranks, each NAME=VALUE, over what is derived from config and hardware (see
+    `ndtrain slurm --print-env`); NAME= leaves one out."""
+
+
 class Config(Section):
     """All of it. Frozen: what was decided for a run does not change under it."""
 
@@ -242,3 +250,4 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     guards: Guards = Guards()
     observe: Observe = Observe()
+    cluster: Cluster = Cluster()

@@ -1,0 +1,1 @@
+"""Runs on several nodes: SLURM scripts, environment, preflight, and what happens after a run."""

@@ -1,0 +1,142 @@
+"""The environment of a job's ranks, derived from config and hardware, each variable with a reason.
+
+    variables = environment(config, find_instance("trn1.32xlarge"), num_nodes=4)
+    variables[0]        # Variable("FI_PROVIDER", "efa", "collectives between nodes go over EFA")
+
+`cluster.environment` adds to it, replaces and removes (`NAME=` with nothing behind it). Written
+from public documentation; nothing of it was tried on hardware. Sources: Neuron SDK 2.28 to 2.33,
+archive/nxd-training/torch-neuron-envvars, neuron-runtime/configuration-guide, neuron-runtime/
+explore/compute-comm-overlap, tools/neuron-explorer/environment-variables, neuronx-cc api-reference.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
+from ndtrain.config.load import fail
+from ndtrain.config.schema import Config
+from ndtrain.core.errors import UserError
+from ndtrain.core.suggest import advice
+from ndtrain.hardware.instances import Instance
+
+_KEY = "cluster.environment"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Whoever mistypes one of these hears of it; other programs' variables are not ours to know.
+_CHECKED = ("NEURON_", "TORCH_NEURONX_", "FI_", "XLA_", "CCOM_")
+
+
+class Variable(NamedTuple):
+    name: str
+    value: str
+    reason: str
+
+
+Rule = Callable[[Config, Instance, int], Iterator[Variable]]
+
+
+def environment(
+    config: Config, instance: Instance, num_nodes: int, origins: Mapping[str, str] | None = None
+) -> list[Variable]:
+    """Raises UserError or UserErrors for what is wrong in `cluster.environment`."""
+    derived = {
+        variable.name: variable for rule in _RULES for variable in rule(config, instance, num_nodes)
+    }
+    where = (origins or {}).get(_KEY, _KEY)
+    errors: list[UserError] = []
+    for entry in config.cluster.environment:
+        try:
+            name, value = _parsed(entry, instance, where)
+        except UserError as error:
+            errors.append(error)
+            continue
+        if value:
+            derived[name] = Variable(name, value, f"{_KEY}, {where}")
+        else:
+            derived.pop(name, None)
+    if errors:
+        fail(errors)
+    return list(derived.values())
+
+
+def _parsed(entry: str, instance: Instance, where: str) -> tuple[str, str]:
+    name, equals, value = entry.partition("=")
+    if not equals or not _NAME.fullmatch(name) or not value.isprintable():
+        help_text = "write NAME=VALUE, or NAME= to leave a variable out"
+        raise UserError(f"`{entry}` is not a variable of the environment", where, help_text)
+    if name in OWNED:
+        raise UserError(f"`{name}` is not yours to set: {OWNED[name]}", where, "leave it out")
+    if value and name in WITHOUT_EFFECT:
+        reason, devices = WITHOUT_EFFECT[name]
+        if instance.device is None or instance.device.name in devices:
+            raise UserError(f"`{name}` has no effect on {instance.name}: {reason}", where)
+    if name.startswith(_CHECKED) and name not in KNOWN:
+        help_text = advice(name, KNOWN, "`ndtrain slurm --print-env` shows what is set")
+        raise UserError(f"no program reads the variable `{name}`", where, help_text)
+    return name, value
+
+
+def _efa(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
+    if instance.num_efa == 0 or num_nodes == 1:
+        return
+    yield Variable("FI_PROVIDER", "efa", "collectives between nodes go over EFA")
+    yield Variable("FI_EFA_USE_DEVICE_RDMA", "1", "and straight into the device's memory")
+    yield Variable("FI_EFA_FORK_SAFE", "1", "data is prepared in forked processes; kernels < 5.15")
+
+
+def _compiler(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
+    if instance.device is None:
+        return
+    flags = ["--model-type=transformer", "--auto-cast=none", "--retry_failed_compilation"]
+    reasons = ["fp32 stays fp32", "a failure is not kept in the cache"]
+    if config.train.recompute != "none":
+        flags.append("-O1")
+        reasons.append("-O1 does not undo train.recompute by merging equal expressions")
+    if instance.cores_per_device > 1:
+        flags.append(f"--lnc={instance.cores_per_device}")
+        reasons.append(f"a device is {instance.cores_per_device} cores")
+    yield Variable("NEURON_CC_FLAGS", " ".join(flags), "; ".join(reasons))
+    # The default, said aloud: on a shared file system its locks time out.
+    cache = "/var/tmp/neuron-compile-cache"
+    yield Variable("NEURON_COMPILE_CACHE_URL", cache, "on each node's own disk: NFS locks time out")
+
+
+def _runtime(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
+    if instance.device is None:
+        return
+    yield Variable("NEURON_RT_STOCHASTIC_ROUNDING_EN", "0", "master weights are fp32")
+    yield Variable("NEURON_RT_EXEC_TIMEOUT", "600", "s; the first step waits for the last compiler")
+    if instance.cores_per_device > 1:
+        cores = str(instance.cores_per_device)
+        yield Variable("NEURON_RT_VIRTUAL_CORE_SIZE", cores, "physical cores of a device (LNC)")
+    yield Variable("MALLOC_ARENA_MAX", "64", f"{instance.num_devices} ranks share the host memory")
+    yield Variable("OMP_NUM_THREADS", "1", "ranks compute on their devices, not on the host")
+
+
+def _xla(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
+    if instance.device is None or instance.device.name != "trn1":
+        return
+    reason = "steps that the host is ahead of the device (runtime <= 2.30)"
+    yield Variable("NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS", "3", reason)
+    yield Variable("NEURON_FUSE_SOFTMAX", "1", "the compiler's own softmax")
+    reason = "ZeRO-1 writes into views of its buckets"
+    yield Variable("XLA_DISABLE_FUNCTIONALIZATION", "0", reason)
+
+
+def _streams(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
+    """Only the native runtime of trn2 has streams; unused, they cost part of the collectives."""
+    if instance.device is None or instance.device.name != "trn2" or config.overlap.mode == "off":
+        return
+    reason = "collectives on streams of their own (overlap.mode)"
+    yield Variable("TORCH_NEURONX_ENABLE_HOST_CC", "1", reason)
+    yield Variable("TORCH_NEURONX_ENABLE_ASYNC_NRT", "1", "compute does not wait for them")
+    # A larger packet is a larger share of the DMA engines. Tensor parallelism is on the critical
+    # path, ZeRO's buckets are not.
+    reason = "bytes; compute's packets, no smaller than tensor parallelism's"
+    yield Variable("NEURON_RT_DBG_DMA_PACKETIZATION_SIZE", "65536", reason)
+    sizes = "65536" if config.overlap.data_parallel == "off" else "65536,4096"
+    reason = "bytes; by stream: tensor parallelism first, then ZeRO's buckets"
+    yield Variable("NEURON_RT_DBG_CC_DMA_PACKET_SIZE", sizes, reason)
+
+
+_RULES: tuple[Rule, ...] = (_efa, _compiler, _runtime, _xla, _streams)
