@@ -180,9 +180,10 @@ class Overlap(Section):
 class Ops(Section):
     """Which implementation computes an operation."""
 
-    attention: Literal["auto", "reference", "sdpa", "nki-sim"] = "auto"
-    """Implementation of attention. auto: sdpa where PyTorch has it for the device; nki-sim: the NKI
-    kernels in the simulator of the NeuronCore, for models of test size."""
+    attention: Literal["auto", "reference", "sdpa", "nki", "nki-sim", "nkilib", "nxd"] = "auto"
+    """Implementation of attention. auto: sdpa where PyTorch has it for the device; nki: the NKI
+    kernels on Neuron; nki-sim: the same in the simulator of the NeuronCore, for models of test size;
+    nkilib: AWS's kernels (on a CPU: in the simulator); nxd: neuronx-distributed's, on trn1."""
 
 
 class Checkpoint(Section):

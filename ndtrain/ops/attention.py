@@ -8,8 +8,9 @@ the row index of the first token of each token's document, non-decreasing; None 
 The log-sum-exp [B, N, S] is returned because backward, and context parallelism, need it.
 
 Implementations: `reference` (plain PyTorch, any device, S x S scores), `sdpa` (PyTorch's flash
-attention on CPU, one call a document) and `nki-sim` (the NKI kernels in the simulator, head dims
-32, 64, 96 and 128). `choose` decides once; nothing falls back at run time.
+attention on CPU, one call a document), `nki` and `nki-sim` (ndtrain's kernels on the NeuronCore and
+in its simulator), `nkilib` (AWS's kernels) and `nxd` (those of neuronx-distributed).
+`attention_choice.py` decides once; nothing falls back at run time.
 """
 
 from collections.abc import Callable
@@ -17,26 +18,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ndtrain.core.errors import UserError
-from ndtrain.ops import nki_simulated
+from ndtrain.ops import nki_attention, nkilib_attention, nxd_attention
 from ndtrain.ops.cost import Cost, nbytes, register_cost
 from ndtrain.ops.norm import wide
-
-
-def choose(requested: str, device: torch.device) -> str:
-    """Turns `ops.attention` into an implementation that exists for the device."""
-    if requested == "auto":
-        return "sdpa" if device.type == "cpu" else "reference"
-    if requested == "nki-sim":
-        nki_simulated.require()
-    if requested in ("sdpa", "nki-sim") and device.type != "cpu":
-        raise UserError(
-            f"ops.attention={requested} is not available on `{device.type}`",
-            "ops.attention",
-            "legal here: auto, reference",
-        )
-    return requested
-
 
 # ---- reference --------------------------------------------------------------------------------
 
@@ -164,12 +148,20 @@ def _sdpa_backward(
 _FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "reference": _reference_forward,
     "sdpa": _sdpa_forward,
-    "nki-sim": nki_simulated.forward,
+    "nki": nki_attention.ON_DEVICE.forward,
+    "nki-sim": nki_attention.SIMULATED.forward,
+    "nkilib": nkilib_attention.ON_DEVICE.forward,
+    "nkilib-sim": nkilib_attention.SIMULATED.forward,
+    "nxd": nxd_attention.forward,
 }
 _BACKWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "reference": _reference_backward,
     "sdpa": _sdpa_backward,
-    "nki-sim": nki_simulated.backward,
+    "nki": nki_attention.ON_DEVICE.backward,
+    "nki-sim": nki_attention.SIMULATED.backward,
+    "nkilib": nkilib_attention.ON_DEVICE.backward,
+    "nkilib-sim": nkilib_attention.SIMULATED.backward,
+    "nxd": nxd_attention.backward,
 }
 
 # ---- the op ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from ndtrain.data.loader import HeldOutRows, Loader
 from ndtrain.data.prepare import open_prepared, prepare
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.models.qwen3.shape import Shape
-from ndtrain.ops.attention import choose
+from ndtrain.ops.attention_choice import Problem, choose
 from ndtrain.overlap.gate import Decision
 from ndtrain.parallel.apply import Source, parallelize
 from ndtrain.parallel.initialize import RandomWeights
@@ -59,6 +59,15 @@ def shape_of(model: schema.Model) -> Shape:
     return Shape(**model.model_dump(exclude={"weights"}))
 
 
+def attention_problem(config: schema.Config, head_dim: int) -> Problem:
+    return Problem(
+        config.data.sequence_length,
+        head_dim,
+        DTYPES[config.train.compute_dtype],
+        config.data.document_mask,
+    )
+
+
 def build(
     config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Log, start: Start
 ) -> Training:
@@ -73,7 +82,9 @@ def build(
     shape = shape_of(config.model)
     source = together(runtime, lambda: _source(config, shape, start.checkpoint), "weights")
     together(runtime, lambda: _restore_position(loader, start), "data_position")
-    implementation = choose(config.ops.attention, runtime.device)
+    implementation = choose(
+        config.ops.attention, runtime.device, attention_problem(config, shape.head_dim)
+    )
     log(f"model: {shape.num_parameters():,} parameters, attention by {implementation}")
 
     with torch.device("meta"):

@@ -18,10 +18,11 @@ from ndtrain.core.errors import UserError
 from ndtrain.data.loader import HeldOutRows
 from ndtrain.data.prepare import prepare
 from ndtrain.models.qwen3.model import Qwen3
-from ndtrain.ops.attention import choose
+from ndtrain.ops.attention_choice import choose
 from ndtrain.parallel.apply import materialize, parallelize
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.runtime import start_cpu
+from ndtrain.train.build import attention_problem
 from ndtrain.train.evaluate import evaluate
 
 
@@ -61,8 +62,9 @@ def evaluate_checkpoint(
             "raise it; 0.99 takes nearly all documents",
         )
     runtime = start_cpu(tp=1, dp=1, num_kv_heads=source.shape.num_kv_heads)
+    problem = attention_problem(config, source.shape.head_dim)
     with torch.device("meta"):
-        model = Qwen3(source.shape, choose(config.ops.attention, runtime.device))
+        model = Qwen3(source.shape, choose(config.ops.attention, runtime.device, problem))
     shards = parallelize(model, runtime)
     materialize(model, shards, source, DTYPES[config.train.compute_dtype])
     loss = evaluate(model, rows, config.train.micro_batch_size, runtime)

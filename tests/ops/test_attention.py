@@ -1,12 +1,11 @@
-"""Attention: documents, the two implementations against each other, rounding, the choice."""
+"""Attention: documents, the two implementations against each other, rounding."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ndtrain.core.errors import UserError
-from ndtrain.ops.attention import attention, attention_backward, choose
+from ndtrain.ops.attention import attention, attention_backward
 
 # Those of PyTorch, which also compute in fp64; `nki-sim` has a file of its own.
 IMPLEMENTATIONS = ("reference", "sdpa")
@@ -143,12 +142,3 @@ def test_backward_takes_a_log_sum_exp_over_more_keys_than_it_sees(implementation
     torch.testing.assert_close(part[1], dk[last])
     torch.testing.assert_close(part[2], dv[last])
     assert not torch.allclose(part[0], dq[last])  # these queries see earlier keys too
-
-
-def test_choice() -> None:
-    cpu, meta = torch.device("cpu"), torch.device("meta")
-    assert choose("auto", cpu) == "sdpa"
-    assert choose("auto", meta) == "reference"
-    assert choose("reference", cpu) == "reference"
-    with pytest.raises(UserError, match="not available on `meta`"):
-        choose("sdpa", meta)

@@ -1,4 +1,4 @@
-"""The NKI kernels as the attention op: values, gradients, documents, and a run on two ranks."""
+"""The NKI kernels as the attention op: values, gradients, documents, a run on two ranks."""
 
 from dataclasses import replace
 
@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from ndtrain.config.schema import Optim
-from ndtrain.core.errors import UserError
 from ndtrain.models.qwen3.model import Qwen3
-from ndtrain.ops.attention import attention, choose
+from ndtrain.ops.attention import attention
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.zero import ShardedAdamW
@@ -78,14 +77,3 @@ def test_a_model_trains_on_the_kernels_on_two_ranks() -> None:
     ours = torch.tensor(ranks(2).run(curve, "nki-sim", torch.bfloat16, 20)[0])
     assert (ours - exact).norm() <= 2.1 * (torchs - exact).norm()
     assert not torch.equal(ours, torchs)
-
-
-def test_fp64_is_refused() -> None:
-    with pytest.raises(UserError, match="bf16 or fp32"):
-        results("nki-sim", torch.float64, False)
-
-
-def test_the_simulator_runs_on_cpu_only() -> None:
-    assert choose("nki-sim", torch.device("cpu")) == "nki-sim"
-    with pytest.raises(UserError, match="not available on `meta`"):
-        choose("nki-sim", torch.device("meta"))
