@@ -53,6 +53,19 @@ def test_a_link_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match="`ip` is not installed"):
         shaped_link.require_shaping()
 
+    monkeypatch.setattr(shaped_link.shutil, "which", lambda tool: f"/sbin/{tool}")
+    monkeypatch.setattr(shaped_link.os, "geteuid", lambda: 0)
+
+    def lacks(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        return subprocess.CompletedProcess(command, 1, "", "Operation not supported\n")
+
+    monkeypatch.setattr(shaped_link.subprocess, "run", lacks)
+    with (
+        pytest.raises(UserError, match="could not be made: Operation not supported"),
+        shaped_link.shaped_link(2, 1000),
+    ):
+        pass
+
 
 @pytest.mark.slow
 def test_a_tiny_shape_on_a_shaped_link() -> None:

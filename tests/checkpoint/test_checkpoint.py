@@ -216,3 +216,22 @@ def test_the_newest_complete_checkpoint_of_a_run(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path).folder == step_folder(tmp_path, 20)
     with pytest.raises(UserError, match="rank_0000_000"):
         open_checkpoint(step_folder(tmp_path, 300))
+
+
+def test_weights_alone_are_no_state_to_go_on_from(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "weights", SHAPE, random_parameters(SHAPE), 1)
+    with pytest.raises(UserError, match="no optimizer state to go on with") as caught:
+        Checkpoint(tmp_path / "weights").training()
+    assert caught.value.help.startswith("start a new run from them: model.weights=")
+
+
+def test_a_tensor_that_a_file_has_lost_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    write_checkpoint(folder, SHAPE, random_parameters(SHAPE), 1)
+    file = next(folder.glob("*.safetensors"))
+    data = file.read_bytes()
+    assert data.count(b'"norm.weight') == 1
+    file.write_bytes(data.replace(b'"norm.weight', b'"lost.weight'))
+    with pytest.raises(UserError, match=r"`norm\.weight.*` is missing") as caught:
+        Checkpoint(folder, is_verified=True).read("norm.weight")
+    assert caught.value.where == str(file)
