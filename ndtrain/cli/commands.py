@@ -26,6 +26,7 @@ COMMANDS: dict[str, Row] = {
     "import": Row("Models", "ndtrain.cli.import_:import_", "Hugging Face folder to checkpoint."),
     "export": Row("Models", "ndtrain.cli.export:export", "Checkpoint to Hugging Face folder."),
     "data": Row("Look", "ndtrain.cli.data:data", "Look at the data."),
+    "report": Row("Look", "ndtrain.cli.report:report", "Write a run as one HTML file."),
     "doctor": Row("Look", "ndtrain.cli.doctor:doctor", "Examine this machine and installation."),
     "bench": Row("Look", "ndtrain.cli.bench:bench", "Measure a step against its peers."),
     "overlap": Row("Look", "ndtrain.cli.overlap:overlap", "Show and verify what runs beside what."),

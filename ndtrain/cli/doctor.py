@@ -1,18 +1,24 @@
 """`ndtrain doctor`: examine this machine and installation, and say what helps."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ndtrain.cli import terminal
 from ndtrain.cli.cluster_doctor import COLOURS, cluster_options, examine_cluster
+from ndtrain.cli.doctor_bundle import bundle_options, make_bundle
+from ndtrain.core.errors import UserError
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@bundle_options
 @cluster_options
-def doctor(as_json: bool, cluster: bool, **options: Any) -> int:
+def doctor(
+    as_json: bool, bundle: Path | None, output: Path | None, cluster: bool, **options: Any
+) -> int:
     """Examine this machine and installation.
 
     Exit code 0 unless a line says fail; a warning is about something that training on a CPU does
@@ -24,11 +30,15 @@ def doctor(as_json: bool, cluster: bool, **options: Any) -> int:
 
     within 20 s, then the same with --verdict on one.
     """
+    if output is not None and bundle is None:
+        raise UserError("-o without --bundle", "the command line", "--bundle RUN says of what")
     if cluster:
         return examine_cluster(as_json=as_json, **options)
     from ndtrain.cli.examinations import examine
 
     findings = examine()
+    if bundle is not None:
+        return make_bundle(bundle, output, findings)
     if as_json:
         terminal.print_json([finding._asdict() for finding in findings])
     else:

@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"\d+")
 def operation_of(name: str, track: str) -> str:
     """The operation that a span belongs to, by its name."""
     parts = name.split(".")
-    if re.fullmatch(r"bucket\d+", parts[0]):
+    if parts[0] == "buckets":
         return {"scatter": "gradient_buckets", "gather": "parameter_gathers"}.get(track, "other")
     return next((part for part in reversed(parts) if part in OPERATIONS), "other")
 

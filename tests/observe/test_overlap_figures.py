@@ -31,9 +31,9 @@ def span(name: str, track: str, start_ms: float, stop_ms: float, num_bytes: int 
         ("layers.0.mlp.down.backward.gather.all_gather", "gather", "down"),
         ("head.statistics.all_gather", "gather", "head"),
         ("embedding.reduce_scatter", "scatter", "embedding"),
-        ("bucket12.reduce_scatter", "scatter", "gradient_buckets"),
-        ("bucket12.all_gather", "gather", "parameter_gathers"),
-        ("bucket12.update", "compute", "other"),
+        ("buckets.scatter_12.reduce_scatter", "scatter", "gradient_buckets"),
+        ("buckets.gather_12.all_gather", "gather", "parameter_gathers"),
+        ("buckets.update_12", "compute", "other"),
         ("layers.2.offload", "dma", "offload"),
         ("layers.0.attention_norm", "compute", "other"),
         ("replicated_gradients.all_gather", "scatter", "other"),
@@ -79,7 +79,7 @@ def test_every_figure_is_documented() -> None:
 def test_buckets_hide_behind_any_compute_of_the_step() -> None:
     spans = [
         span("layers.0.mlp.down.product", "compute", 0, 4),
-        span("bucket0.reduce_scatter", "scatter", 1, 9, 800),
+        span("buckets.scatter_0.reduce_scatter", "scatter", 1, 9, 800),
     ]
     buckets = overlap_figures(Tallying().step(spans), {})["gradient_buckets"]
     assert buckets["overlap_efficiency"] == pytest.approx(3 / 4)
@@ -110,7 +110,7 @@ def test_covered_time_is_a_count_of_instants(parts: list, start: int, length: in
     )
 
 
-names = st.sampled_from(["a.qkv.hop", "a.down.product", "bucket0", "embedding", "norm"])
+names = st.sampled_from(["a.qkv.hop", "a.down.product", "buckets.scatter_0", "embedding", "norm"])
 tracks = st.sampled_from(["gather", "scatter", "dma", "compute", "host"])
 
 
