@@ -1,6 +1,6 @@
 """Charts over the steps of a run, as inline SVG: lines with a band, and stacked areas.
 
-    line_chart([Series("loss", points, "blue")], "nats per token", marks=[(20, "resumed")])
+    line_chart([Series("loss", points, "blue")], "nats per token", marks=[Mark(20, "resumed")])
     stacked_chart([Series("compute", points, "blue"), ...], "ms")
 
 Colours are names of CSS variables of the page, so that one picture serves light and dark. Where a
@@ -19,7 +19,17 @@ _WIDTH, _HEIGHT = 760, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 26, 36
 
 Points = Sequence[tuple[float, float | None]]
-Marks = Sequence[tuple[float, str]]
+
+
+class Mark(NamedTuple):
+    """Something that happened at a step: a dashed line or, if it is minor, a tick at the foot."""
+
+    step: float
+    text: str
+    is_minor: bool = False
+
+
+Marks = Sequence[Mark]
 
 
 class Series(NamedTuple):
@@ -118,12 +128,14 @@ def _label(tick: float) -> str:
 def _marks(marks: Marks, x: Axis) -> str:
     """Dashed lines at steps at which something happened, in the range of the chart."""
     parts = []
-    for step, text in marks:
-        at = x.at(step)
+    bottom = _HEIGHT - _BOTTOM
+    for mark in marks:
+        at = x.at(mark.step)
         if _LEFT - 0.5 <= at <= _WIDTH - _RIGHT + 0.5:
             parts.append(
-                f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"'
-                f' class="mark"><title>{escape(text)}</title></line>'
+                f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{bottom - 9 if mark.is_minor else _TOP}"'
+                f' y2="{bottom}" class="{"minor" if mark.is_minor else "mark"}">'
+                f"<title>{escape(mark.text)}</title></line>"
             )
     return "".join(parts)
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from statistics import median
 
-from ndtrain.observe.report.charts import Points, Series, line_chart, stacked_chart
+from ndtrain.observe.report.charts import Mark, Points, Series, line_chart, stacked_chart
 from ndtrain.observe.report.html import paragraph, table
 from ndtrain.observe.report.run_files import RunFiles
-from ndtrain.observe.report.scale import finite, plain
+from ndtrain.observe.report.scale import finite, milliseconds, plain
 from ndtrain.observe.sinks import Record
 
 _NO_STEPS = "No step has ended yet."
@@ -91,7 +91,11 @@ def time_split(run: RunFiles) -> str:
         _row("of it exposed, ms", exposed),
         _row("waiting for data, ms", data),
     ]
-    return chart + _quantiles(rows) + paragraph("Means over the ranks.", "muted")
+    words = paragraph("Means over the ranks.", "muted")
+    if run.saves:
+        took = [record["save_ms"] for record in run.saves]
+        words = paragraph(f"{len(took)} saves, from copy to published: {_clock(took)}.") + words
+    return chart + _quantiles(rows) + words
 
 
 def memory(run: RunFiles) -> str:
@@ -107,9 +111,15 @@ def memory(run: RunFiles) -> str:
     return chart + paragraph(words)
 
 
-def marks(run: RunFiles) -> list[tuple[float, str]]:
-    """Steps of the events that explain a curve."""
-    return [(e.step, f"step {e.step}: {e.text}") for e in run.events if e.kind in _MARKED]
+def marks(run: RunFiles) -> list[Mark]:
+    """Steps of the events that explain a curve; of the warnings at one step the first."""
+    found: dict[tuple[int, bool], Mark] = {}
+    for event in run.events:
+        if event.kind in _MARKED:
+            is_minor = event.kind == "warning"
+            mark = Mark(event.step, f"step {event.step}: {event.text}", is_minor)
+            found.setdefault((event.step, is_minor), mark)
+    return list(found.values())
 
 
 def _points(records: Sequence[Record], key: str) -> list[tuple[float, float | None]]:
@@ -134,7 +144,13 @@ def _quantiles(rows: list[list[str]]) -> str:
     return table(["over all steps", "median", "10 %", "90 %", "last step"], rows, numbers=4)
 
 
+def _clock(values: Sequence[float]) -> str:
+    return f"median {milliseconds(median(values))}, longest {milliseconds(max(values))}"
+
+
 def _legend(run: RunFiles) -> str:
     if not marks(run):
         return ""
-    return paragraph("Dashed: resumes, warnings, stops and failures; see Events.", "muted")
+    return paragraph(
+        "Dashed: resumes, stops and failures; ticks at the foot: warnings; see Events.", "muted"
+    )

@@ -28,7 +28,8 @@ main, header { max-width: 900px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 28px; }
 h1 { font-size: 26px; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 36px 0 8px; padding-top: 10px; border-top: 1px solid var(--grid); }
-p { margin: 6px 0; } .muted { color: var(--muted); } nav a { margin-right: 14px; }
+p { margin: 6px 0; } .muted { color: var(--muted); }
+nav a { margin-right: 14px; white-space: nowrap; }
 a { color: var(--blue); text-decoration: none; } a:hover { text-decoration: underline; }
 svg { display: block; width: 100%; height: auto; margin: 8px 0; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
@@ -36,19 +37,21 @@ svg text.muted { fill: var(--muted); }
 svg .end { text-anchor: end; } svg .mid { text-anchor: middle; }
 svg .grid { stroke: var(--grid); } svg .axis { stroke: var(--muted); }
 svg .mark { stroke: var(--muted); stroke-dasharray: 3 4; }
+svg .minor { stroke: var(--orange); stroke-width: 2; }
 svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 svg .band { opacity: .22; } svg .area { opacity: .85; }
-.tiles { display: flex; flex-wrap: wrap; gap: 10px; margin: 18px 0; }
-.tile { background: var(--panel); border-radius: 8px; padding: 10px 14px; min-width: 128px;
-  flex: 1; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px;
+  margin: 18px 0; }
+.tile { background: var(--panel); border-radius: 8px; padding: 10px 14px; }
 .tile b { display: block; font-size: 20px; font-weight: 600; overflow-wrap: anywhere; }
 .tile span { color: var(--muted); font-size: 13px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; margin: 8px 0; }
 th, td { text-align: left; padding: 3px 12px 3px 0; border-bottom: 1px solid var(--grid);
   vertical-align: top; overflow-wrap: anywhere; }
-th { color: var(--muted); font-weight: 500; white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 code { font: 13px ui-monospace, Menlo, Consolas, monospace; }
 summary { cursor: pointer; color: var(--muted); }
 .badge { border-radius: 4px; padding: 1px 7px; font-size: 12.5px; background: var(--panel); }
@@ -100,7 +103,7 @@ def details(summary: str, content: str) -> str:
 
 def page(title: str, head: str, parts: Sequence[tuple[str, str, str]], foot: str) -> str:
     """A whole document. parts: (anchor, title, HTML); head: HTML above them."""
-    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in parts)
+    links = " ".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in parts)
     sections = "".join(
         f'<section id="{anchor}"{" class=long" if "<table" in content else ""}>'
         f"<h2>{escape(name)}</h2>\n{content}</section>\n"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import ndtrain
 from ndtrain.observe.report.curves import loss, memory, throughput, time_split
 from ndtrain.observe.report.html import page
+from ndtrain.observe.report.operations import operations
 from ndtrain.observe.report.records import configuration, environment, events, plan
 from ndtrain.observe.report.run_files import RunFiles
 from ndtrain.observe.report.step_picture import step_picture
@@ -29,6 +30,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("loss", "Loss", loss),
     Section("throughput", "Throughput", throughput),
     Section("time", "Time", time_split),
+    Section("operations", "Overlap by operation", operations),
     Section("step", "One step", step_picture),
     Section("memory", "Memory", memory),
     Section("plan", "Overlap plan", plan),

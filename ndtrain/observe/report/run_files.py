@@ -34,6 +34,7 @@ class RunFiles:
     plan: dict[str, Any] = field(default_factory=dict)
     steps: list[Record] = field(default_factory=list)
     evaluations: list[Record] = field(default_factory=list)
+    saves: list[Record] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     traces: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -74,7 +75,7 @@ def read_run(path: Path) -> RunFiles:
         return value
 
     config = read(run.config_file, yaml.safe_load, dict)
-    steps, evaluations = _records(read(run.metrics_file, str.splitlines, list), problems)
+    steps, evaluations, saves = _records(read(run.metrics_file, str.splitlines, list), problems)
     return RunFiles(
         path=path,
         status=_status(run, problems),
@@ -85,6 +86,7 @@ def read_run(path: Path) -> RunFiles:
         plan=read(path / "plan.json", json.loads, dict),
         steps=steps,
         evaluations=evaluations,
+        saves=saves,
         events=read_events(run.events_file),
         traces={
             rank: _complete(read(file, json.loads, dict), file, problems)
@@ -103,10 +105,13 @@ def _status(run: RunDirectory, problems: list[str]) -> Status | None:
         return None
 
 
-def _records(lines: list[str], problems: list[str]) -> tuple[list[Record], list[Record]]:
-    """Steps and evaluations in the order of their steps; of a step that is there twice the last."""
+def _records(
+    lines: list[str], problems: list[str]
+) -> tuple[list[Record], list[Record], list[Record]]:
+    """Steps, evaluations, saves, each in order; of a step that is there twice the last."""
     steps: dict[int, Record] = {}
     evaluations: dict[int, Record] = {}
+    saves: dict[int, Record] = {}
     unreadable = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -114,17 +119,20 @@ def _records(lines: list[str], problems: list[str]) -> tuple[list[Record], list[
         except (ValueError, KeyError, TypeError):
             unreadable.append(number)
             continue
-        kind = steps if "loss" in record else evaluations
-        kind[record["step"]] = record
+        for kind, key in ((steps, "loss"), (evaluations, "held_out_loss"), (saves, "save_ms")):
+            if key in record:
+                kind[record["step"]] = record
     # The last line is torn while a run writes it, and after a crash: it will be run again.
     if unreadable and unreadable != [len(lines)]:
         shown = ", ".join(map(str, unreadable[:5])) + (", ..." if len(unreadable) > 5 else "")
         problems.append(
             f"metrics.jsonl: {len(unreadable)} of {len(lines)} lines are no records (line {shown})"
         )
-    return [steps[step] for step in sorted(steps)], [
-        evaluations[step] for step in sorted(evaluations)
-    ]
+    return _in_order(steps), _in_order(evaluations), _in_order(saves)
+
+
+def _in_order(records: dict[int, Record]) -> list[Record]:
+    return [records[step] for step in sorted(records)]
 
 
 def _complete(trace: dict[str, Any], file: Path, problems: list[str]) -> list[dict[str, Any]]:

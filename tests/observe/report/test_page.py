@@ -164,6 +164,19 @@ def test_losses_that_are_not_finite_are_gaps_and_are_told(tmp_path: Path) -> Non
     assert "nan" not in loss.replace("finite", "")
 
 
+def test_overlap_by_operation_and_saves(tmp_path: Path) -> None:
+    figures = {"compute_ms": 50.0, "comm_ms": 30.0, "exposed_comm_ms": 3.0, "comm_bytes": 2_500_000}
+    overlap = {"step": figures, "qkv": {**figures, "overlap_efficiency": 0.9}}
+    run = make_run(tmp_path / "small", num_steps=3, overlap=overlap)
+    with run.metrics_file.open("a") as stream:
+        stream.write('{"step": 2, "save_ms": 1500.0}\n')
+    parts = sections(report(run))
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", parts["operations"])
+    assert cells[:8] == ["qkv", "50", "30", "3", "90", "n/a", "2.5", "n/a"]
+    assert cells[8] == "step"
+    assert "1 saves, from copy to published: median 1.5 s" in parts["time"]
+
+
 def test_unknown_hardware_has_no_mfu(tmp_path: Path) -> None:
     run = make_run(tmp_path / "small", num_steps=4, mfu=None, overlap_pct=None)
     assert "MFU: n/a" in sections(report(run))["throughput"]
