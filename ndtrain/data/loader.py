@@ -11,6 +11,7 @@ Every rank walks through the same global batches and reads its own rows, so a st
 data-parallel size continues at any other.
 """
 
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -21,9 +22,15 @@ from ndtrain.data.dataset import Dataset
 from ndtrain.data.order import order_of
 from ndtrain.data.pack import ConversationRows, Order, Piece, Rows, TextRows
 
+_ROWS = 1  # salt of the rows' order; that of the documents has none
+
 
 class Loader:
-    """Rows of the training documents, epoch after epoch. Raises UserError if they fill no row."""
+    """Rows of the training documents, epoch after epoch. Raises UserError if they fill no row.
+
+    shuffle: the documents of an epoch are packed in a random order, and the rows are read in
+    another one: the rows of a long document would else fill whole batches with one text.
+    """
 
     def __init__(
         self,
@@ -44,7 +51,13 @@ class Loader:
         def order(epoch: int) -> np.ndarray:
             return order_of(num_documents, seed, epoch) if shuffle else np.arange(num_documents)
 
+        def row_order(epoch: int) -> np.ndarray:
+            num_rows = self._rows.num_rows(epoch)
+            return order_of(num_rows, seed, epoch, _ROWS) if shuffle else np.arange(num_rows)
+
         self._rows = _make_rows(dataset, dataset.train, sequence_length, order, endless=True)
+        # Two, because a batch at the edge needs the next epoch as well.
+        self._row_order = lru_cache(maxsize=2)(row_order)
         self._epoch = 0
         self._row = 0
         self._current: list[list[Piece]] | None = None  # pieces of the current global batch
@@ -126,7 +139,8 @@ class Loader:
             self._current = []
             epoch, row = self._epoch, self._row
             for _ in range(self.global_batch_size):
-                self._current.append(self._rows.pieces(epoch, row))
+                place = int(self._row_order(epoch)[row])
+                self._current.append(self._rows.pieces(epoch, place))
                 epoch, row = self._normalised(epoch, row + 1)
         return self._current
 
@@ -144,6 +158,7 @@ class Loader:
 class HeldOutRows:
     """Rows of the held-out documents in a fixed order, each once, at most max_rows of them.
 
+    Fewer than all are taken at equal distances, so that no one document speaks for the rest.
     Rows beyond `num_rows` are padding without targets, so that all ranks may run equal shapes.
     """
 
@@ -163,8 +178,8 @@ class HeldOutRows:
             return np.arange(len(dataset.held_out))
 
         self._rows = _make_rows(dataset, dataset.held_out, sequence_length, order, endless=False)
-        available = self._rows.num_rows(0)
-        self.num_rows = available if max_rows is None else min(max_rows, available)
+        self._available = self._rows.num_rows(0)
+        self.num_rows = self._available if max_rows is None else min(max_rows, self._available)
 
     def batch(self, rows: slice) -> Batch:
         """Rows [rows.start, rows.stop)."""
@@ -183,7 +198,9 @@ class HeldOutRows:
 
     def _pieces(self, rows: slice) -> list[list[Piece]]:
         return [
-            self._rows.pieces(0, row) if row < self.num_rows else []
+            self._rows.pieces(0, row * self._available // self.num_rows)
+            if row < self.num_rows
+            else []
             for row in range(rows.start, rows.stop)
         ]
 

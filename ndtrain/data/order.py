@@ -1,4 +1,4 @@
-"""The order of the documents in an epoch: a permutation that is computed, not drawn.
+"""The order of documents, or of rows, in an epoch: a permutation that is computed, not drawn.
 
     order_of(1000, seed=0, epoch=3)   # int64 [1000]
 
@@ -15,10 +15,13 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
-def order_of(num_documents: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(num_documents) that depends on (seed, epoch) alone."""
-    stream = _mix(_mix(_word(seed)) ^ _word(epoch))
-    keys = _mix(stream + np.arange(1, num_documents + 1, dtype=np.uint64) * _GAMMA)
+def order_of(num_items: int, seed: int, epoch: int, salt: int = 0) -> np.ndarray:
+    """A permutation of range(num_items) that depends on the other arguments alone.
+
+    salt: tells apart the orders that one seed and epoch give to different things.
+    """
+    stream = _mix(_mix(_word(seed)) ^ _word(epoch)) ^ _word(salt)
+    keys = _mix(stream + np.arange(1, num_items + 1, dtype=np.uint64) * _GAMMA)
     return np.argsort(keys, kind="stable")
 
 

@@ -1,5 +1,6 @@
 """The loader: shifted targets, masks, positions; one global sequence whatever the ranks; resume."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -73,7 +74,9 @@ def test_text_rows_without_a_document_mask(
     tmp_path: Path, lengths: list[int], sequence_length: int
 ) -> None:
     lengths = [*lengths, sequence_length + 1]
-    loader = Loader(make_dataset(tmp_path, lengths), sequence_length, 2, 0, document_mask=False)
+    loader = Loader(
+        make_dataset(tmp_path, lengths), sequence_length, 2, 0, document_mask=False, shuffle=False
+    )
     batches = run(loader, 4)
     inputs = np.concatenate([batch.tokens_BS.ravel() for batch in batches])
     targets = np.concatenate([batch.targets_BS.ravel() for batch in batches])
@@ -81,6 +84,39 @@ def test_text_rows_without_a_document_mask(
     for batch in batches:
         assert batch.starts_BS is None
         assert (batch.positions_BS == np.arange(sequence_length)).all()
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_shuffled_rows_are_those_of_the_epoch_in_another_order(tmp_path: Path, epoch: int) -> None:
+    dataset = make_dataset(tmp_path, [170, 330, 41, 90])
+    loader = Loader(dataset, 10, 1, seed=3)
+    num_rows = loader._rows.num_rows(epoch)
+    loader.load_state({"epoch": epoch, "row": 0})
+    seen = []
+    for _ in range(num_rows):
+        seen.append(loader._pieces()[0])
+        loader.advance()
+    in_order = [loader._rows.pieces(epoch, row) for row in range(num_rows)]
+    assert sorted(seen) == sorted(in_order)
+    assert seen != in_order
+
+
+def test_a_long_document_does_not_fill_whole_batches(tmp_path: Path) -> None:
+    """10 documents of 100 rows each: neighbours in a batch are from one document in 1 of 10."""
+    loader = Loader(make_dataset(tmp_path, [1000] * 10), 10, 8, seed=0)
+    neighbours = []
+    for _ in range(20):
+        rows = [loader.documents(slice(row, row + 1))[0] for row in range(8)]
+        neighbours += [a == b for a, b in itertools.pairwise(rows)]
+        loader.advance()
+    assert np.mean(neighbours) < 0.25  # of 140; 0.1 and six standard deviations
+
+
+def test_few_held_out_rows_are_spread_over_the_documents(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, [500] * 20, held_out_fraction=0.5)
+    held_out = HeldOutRows(dataset, 10, max_rows=len(dataset.held_out))
+    starts = held_out.batch(slice(0, held_out.num_rows)).tokens_BS[:, 0]
+    assert len({int(token) // 500 for token in starts}) >= len(dataset.held_out) - 1
 
 
 @properties

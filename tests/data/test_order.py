@@ -27,6 +27,7 @@ def test_values_are_pinned() -> None:
     # A change here changes the data order of every run that resumes.
     assert order_of(8, seed=0, epoch=0).tolist() == [2, 4, 6, 5, 1, 7, 0, 3]
     assert order_of(8, seed=7, epoch=3).tolist() == [5, 4, 7, 0, 2, 6, 1, 3]
+    assert order_of(8, seed=7, epoch=3, salt=1).tolist() == [0, 7, 4, 6, 5, 2, 1, 3]
 
 
 def test_mixing_is_splitmix64() -> None:
