@@ -55,7 +55,7 @@ def execute(
             values[node.name] = _compute(schedule, node, read, runtime, buffers)
         else:
             out = buffers.place_like(node, read[0])
-            work = _communication(schedule, node, read[0], axis, out)
+            work = communication(schedule, node, read[0], axis, out)
             if node.stream is Stream.COMPUTE:
                 values[node.name] = work(runtime.collectives)
             else:
@@ -84,20 +84,19 @@ def _compute(
         return node.operation(*tensors, out=out)
 
 
-def _communication(
+def communication(
     schedule: Schedule, node: Node, value: Value, axis: Axis, out: Tensor | None
 ) -> Work:
+    """What a stream is handed for the node. out: memory for what comes, None: new."""
     name = f"{schedule.name}.{node.name}"
-    # What blocks compute is no compute: it is drawn and counted where gathers are.
-    track = Stream.GATHER if node.stream is Stream.COMPUTE else node.stream
 
     def work(collectives: Collectives) -> Tensor:
         x = _ready(value)
         if isinstance(node, Permute):
-            return collectives.permute(x, axis, node.shift, name, track, out)
+            return collectives.permute(x, axis, node.shift, name, node.track, out)
         if isinstance(node, AllGather):
-            return collectives.all_gather(x, axis, name, track)
+            return collectives.all_gather(x, axis, name, node.track, out)
         assert isinstance(node, ReduceScatter)
-        return collectives.reduce_scatter(x, axis, name, track)
+        return collectives.reduce_scatter(x, axis, name, node.track)
 
     return work

@@ -11,60 +11,22 @@ all, because all must issue the same collectives.
 """
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ndtrain.config.schema import Overlap
 from ndtrain.core.errors import UserError
-from ndtrain.overlap.collective_matmul import (
-    MODES,
-    NUM_CHUNKS,
-    Mode,
-    column_backward,
-    gather_matmul,
-    matmul_scatter,
-    row_backward,
-)
+from ndtrain.overlap.candidates import CANDIDATES, Sizes, candidate, meta_inputs
+from ndtrain.overlap.collective_matmul import MODES, NUM_CHUNKS, Mode
 from ndtrain.overlap.memory import extra_bytes
-from ndtrain.overlap.modes import OPERATIONS, Modes, Pass
+from ndtrain.overlap.modes import Modes, Pass
 from ndtrain.overlap.node_cost import Figures
 from ndtrain.overlap.schedule import Schedule
 from ndtrain.overlap.timeline import simulate
 
 MARGIN = 0.02  # of the operation's time
-
-Builder = Callable[[str, int, int, Mode], Schedule]
-COLUMN: dict[Pass, Builder] = {"forward": gather_matmul, "backward": column_backward}
-ROW: dict[Pass, Builder] = {"forward": matmul_scatter, "backward": row_backward}
-BUILDERS: dict[str, dict[Pass, Builder]] = {
-    "qkv": COLUMN,
-    "o": ROW,
-    "gate_up": COLUMN,
-    "down": ROW,
-    # The head makes its gradients in forward: gather, products and reduce-scatter are those of a
-    # column-parallel backward, and nothing is left for its own backward.
-    "head": {"forward": column_backward},
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What the operations of one rank work on."""
-
-    num_ranks: int  # of the tensor axis
-    sequence_length: int
-    batch_size: int
-    hidden: int
-    widths: Mapping[str, int]  # operation -> this rank's columns on its sharded side
-
-    @property
-    def num_uneven(self) -> int:
-        """Rows of a shard that equal sub-chunks would leave over."""
-        return self.sequence_length // self.num_ranks % NUM_CHUNKS
 
 
 @dataclass(frozen=True)
@@ -140,19 +102,18 @@ def decide(
 ) -> Decision:
     """figures: None if nothing has to be weighed."""
     choices = []
-    for operation in OPERATIONS:
-        for when in BUILDERS[operation]:
-            if sizes.num_ranks == 1:
-                choices.append(Choice(operation, when, "off"))
-                continue
-            weighed = _Weighed(operation, when, sizes, dtype, _limit(settings))
-            fixed = getattr(settings, operation) or _fixed(settings)
-            if fixed is not None:
-                _refuse_uneven(operation, fixed, sizes)
-                choices.append(weighed.follow(_possible(operation, fixed)))
-            else:
-                assert figures is not None
-                choices.append(weighed.fastest(figures))
+    for operation, when in CANDIDATES:
+        if sizes.num_ranks == 1:
+            choices.append(Choice(operation, when, "off"))
+            continue
+        weighed = _Weighed(operation, when, sizes, dtype, _limit(settings))
+        fixed = getattr(settings, operation) or _fixed(settings)
+        if fixed is not None:
+            _refuse_uneven(operation, fixed, sizes)
+            choices.append(weighed.follow(_possible(operation, fixed)))
+        else:
+            assert figures is not None
+            choices.append(weighed.fastest(figures))
     return Decision(tuple(choices), settings.mode == "serial")
 
 
@@ -193,8 +154,8 @@ class _Weighed:
     ) -> None:
         """limit: bytes that a form may hold above the blocking one."""
         self._operation, self._when, self._limit = operation, when, limit
-        self._size = sizes.num_ranks
-        self._inputs = _inputs(operation, when, sizes, dtype)
+        self._sizes, self._size, self._dtype = sizes, sizes.num_ranks, dtype
+        self._inputs = meta_inputs(operation, when, sizes, dtype)
         modes: tuple[Mode, ...] = ("off", "chunk") if operation == "head" else MODES
         self._modes = [mode for mode in modes if mode != "chunk" or not sizes.num_uneven]
 
@@ -232,20 +193,4 @@ class _Weighed:
         return extra_bytes(self._schedule(mode), blocking, self._inputs, self._size)
 
     def _schedule(self, mode: Mode) -> Schedule:
-        return BUILDERS[self._operation][self._when](self._operation, self._size, 0, mode)
-
-
-def _inputs(operation: str, when: Pass, sizes: Sizes, dtype: torch.dtype) -> list[Tensor]:
-    """The schedule's inputs as meta tensors of one rank's shapes."""
-    width, hidden = sizes.widths[operation], sizes.hidden
-    is_row = BUILDERS[operation] is ROW
-
-    def tensor(*dims: int) -> Tensor:
-        return torch.empty(dims, dtype=dtype, device="meta")
-
-    wide = tensor(sizes.sequence_length, sizes.batch_size, width)
-    narrow = tensor(sizes.sequence_length // sizes.num_ranks, sizes.batch_size, hidden)
-    weight = tensor(hidden, width) if is_row else tensor(width, hidden)
-    if when == "forward" and operation != "head":
-        return [wide if is_row else narrow, weight]
-    return [narrow, wide, weight] if is_row else [wide, narrow, weight]
+        return candidate(self._operation, self._when, mode, self._sizes, self._dtype)

@@ -1,7 +1,8 @@
 """The compute of schedules: small functions of tensors that know their cost.
 
 An operation is called with tensors and returns a new one; given `out` it writes there instead,
-which is how the buffers of joined values are assigned. It works on CPU, meta and XLA tensors alike.
+which is how the buffers of joined values are assigned. What it may write over, it says. It works on
+CPU, meta and XLA tensors alike.
 
 Rows are the first dim (the sequence); t the ranks of the axis.
 """
@@ -25,6 +26,16 @@ class Placeable(Protocol):
     """An operation that can write its result to a given place, and knows how large it is."""
 
     def shape(self, *tensors: Tensor) -> tuple[int, ...]: ...
+
+
+@runtime_checkable
+class Overwriting(Protocol):
+    """An operation whose value may lie in the memory of its input number `overwrites`.
+
+    Nobody may read that input at the same time or later (`verify.py`).
+    """
+
+    overwrites: int
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -38,6 +38,13 @@ class Node:
     def dependencies(self) -> tuple[str, ...]:
         return self.inputs + self.after
 
+    @property
+    def track(self) -> Stream:
+        """Where it is drawn and counted: what blocks the compute stream is no compute."""
+        if self.stream is Stream.COMPUTE and not isinstance(self, Compute):
+            return Stream.GATHER
+        return self.stream
+
 
 @dataclass(frozen=True)
 class Compute(Node):
@@ -120,6 +127,10 @@ class ScheduleBuilder:
 
     def reduce_scatter(self, name: str, value: str, after: Sequence[str] = ()) -> str:
         return self._add(ReduceScatter(name, Stream.SCATTER, (value,), tuple(after)))
+
+    def exchange(self, name: str, value: str, after: Sequence[str] = ()) -> str:
+        """A small all-gather that compute waits for at once: it blocks the compute stream."""
+        return self._add(AllGather(name, Stream.COMPUTE, (value,), tuple(after)))
 
     def finish(self, outputs: Sequence[str]) -> Schedule:
         return Schedule(self.name, self.inputs, tuple(self._nodes), tuple(outputs))

@@ -108,7 +108,13 @@ def simulate(
     inputs: meta tensors of the rank's shapes and dtypes; size: ranks of the axis. serial: one node
     at a time, in the order of issue.
     """
-    costs = node_costs(schedule, inputs, size, figures)
+    return simulate_costs(schedule, node_costs(schedule, inputs, size, figures), figures, serial)
+
+
+def simulate_costs(
+    schedule: Schedule, costs: dict[str, NodeCost], figures: Figures, serial: bool = False
+) -> Timeline:
+    """The same where it is known what each node costs."""
     if serial:
         return _one_after_another(schedule, costs)
     clock = _Clock(schedule, costs, figures)
@@ -124,7 +130,7 @@ def _one_after_another(schedule: Schedule, costs: dict[str, NodeCost]) -> Timeli
         cost = costs[node.name]
         stop_s = now_s + cost.seconds
         spans.append(
-            TimelineSpan(node.name, node.stream.value, now_s, stop_s, cost.seconds, cost.num_bytes)
+            TimelineSpan(node.name, node.track.value, now_s, stop_s, cost.seconds, cost.num_bytes)
         )
         now_s = stop_s
     return Timeline(tuple(spans))
@@ -229,6 +235,11 @@ class _Clock:
         self._done.add(name)
         self.spans.append(
             TimelineSpan(
-                name, stream.value, running.start_s, self._now_s, cost.seconds, cost.num_bytes
+                name,
+                running.node.track.value,
+                running.start_s,
+                self._now_s,
+                cost.seconds,
+                cost.num_bytes,
             )
         )

@@ -3,16 +3,17 @@
     problems = verify(lambda rank: gather_matmul("qkv", 8, rank, "ring"), size=8)   # [] if right
 
 Of each rank: names are unique, every value is made before it is read, in the order of issue and
-across streams; what lies in a joined tensor is written once, in its own block, before the join.
-Of the ranks together: they issue the same communications in the same order, sends meet receives,
-and streams that wait for each other and for other ranks always get on.
+across streams; what lies in a joined tensor is written once, in its own block, before the join;
+what is written over has been read. Of the ranks together: they issue the same communications in
+the same order, sends meet receives, and streams that wait for each other and for other ranks
+always get on.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 from ndtrain.overlap.buffers import placements
-from ndtrain.overlap.operations import Join
+from ndtrain.overlap.operations import Join, Overwriting
 from ndtrain.overlap.order import Order, Waits
 from ndtrain.overlap.schedule import Compute, Schedule
 from ndtrain.overlap.verify_ranks import ranks_agree, ranks_get_on
@@ -45,7 +46,7 @@ def verify_rank(
         return problems
     order = Order(schedule, waits)
     places = placements(schedule) if places is None else places
-    return _races(schedule, order) + _places(schedule, order, places)
+    return _races(schedule, order) + _places(schedule, order, places) + _overwrites(schedule, order)
 
 
 def _ranks(ranks: list[int], size: int) -> str:
@@ -81,6 +82,23 @@ def _races(schedule: Schedule, order: Order) -> list[str]:
         for name in dict.fromkeys(node.inputs)
         if name in made and not order.before(name, node.name)
     ]
+
+
+def _overwrites(schedule: Schedule, order: Order) -> list[str]:
+    """What an operation writes over is no input or output, and its other readers are done."""
+    problems, users = [], schedule.users()
+    for node in schedule.nodes:
+        if not (isinstance(node, Compute) and isinstance(node.operation, Overwriting)):
+            continue
+        name = node.inputs[node.operation.overwrites]
+        if name in schedule.inputs or name in schedule.outputs:
+            problems.append(f"`{node.name}` overwrites `{name}`, which is not its own")
+        problems += [
+            f"`{node.name}` may overwrite `{name}` before `{reader}` has read it"
+            for reader in dict.fromkeys(users[name])
+            if reader != node.name and not order.before(reader, node.name)
+        ]
+    return problems
 
 
 def _joins(schedule: Schedule) -> list[str]:

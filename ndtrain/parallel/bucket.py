@@ -30,9 +30,17 @@ class Member:
 
 class Bucket:
     def __init__(
-        self, name: str, initial: Mapping[str, Tensor], axis: Axis, dtype: torch.dtype
+        self,
+        name: str,
+        initial: Mapping[str, Tensor],
+        axis: Axis,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
     ) -> None:
-        """initial: local values by parameter name, in the order of the bucket."""
+        """initial: local values by parameter name, in the order of the bucket; on the CPU.
+
+        device: where the buffers lie; None: on the CPU.
+        """
         self.name = name
         self.members: list[Member] = []
         size = 0
@@ -46,6 +54,7 @@ class Bucket:
         flat = torch.zeros(padded, dtype=wide(dtype))
         for member in self.members:
             self.view(flat, member).copy_(initial[member.name])
+        flat = flat.to(device or "cpu")
         own = flat[self.start : self.stop]
         self.values = flat.to(dtype)
         self.master = nn.Parameter(own if flat.dtype == dtype else own.clone())

@@ -1,14 +1,15 @@
-"""When buckets travel over the data axis: blocking, or behind backward and the next forward.
+"""When buckets travel over the data axis: blocking, or behind backward, update and next forward.
 
     traffic = BucketTraffic(model, buckets, shards, runtime, in_background=True)
     traffic.arm()          # before the last micro-batch's backward
     loss.backward()        # each bucket's reduce-scatter starts when its last gradient is there
     traffic.reduce()       # waits; every bucket now has `own_gradient`
-    ...                    # the optimizer updates the master weights
-    traffic.publish()      # all-gathers start; each block waits for its own before it computes
+    traffic.update(norm, step)   # each all-gather starts when its bucket is updated; each block
+                                 # of the next forward waits for its own before it computes
     traffic.finish()       # before anybody else reads the parameters (a save)
 
-Both forms make the same collectives on the same buffers: the numbers are equal bit for bit.
+What waits for what is a schedule (`overlap/buckets.py`). Both forms make the same collectives on
+the same buffers: the numbers are equal bit for bit.
 """
 
 from collections import defaultdict
@@ -17,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.overlap.buckets import bucket_schedule, update_order
+from ndtrain.overlap.unfold import Unfolding
 from ndtrain.parallel.bucket import Bucket
 from ndtrain.parallel.gradients import sum_replicated_gradients
 from ndtrain.parallel.shard import Shard
-from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.runtime import Runtime
-from ndtrain.runtime.streams import Pending, Work
 
 
 class BucketTraffic:
@@ -39,10 +40,15 @@ class BucketTraffic:
         self._shards = shards
         self._runtime = runtime
         self._in_background = in_background and runtime.mesh.data.size > 1
+        whole = [index for index, bucket in enumerate(buckets) if self._is_whole(bucket)]
+        late = [index for index in range(len(buckets)) if index not in whole]
+        self._whole, self._order = set(whole), [*whole, *late]
+        self._schedule = bucket_schedule(self._order, self._in_background)
+        self._reducing: Unfolding | None = None  # of the step whose gradients come in
+        self._gathering: Unfolding | None = None  # of the step whose weights go out
         self._armed = False
-        self._missing: dict[str, int] = {}
-        self._reducing: dict[str, Pending] = {}
-        self._gathering: dict[str, Pending] = {}
+        self._missing: list[int] = []
+        self._complete: set[int] = set()
         self._hook_parameters(model)
         if self._in_background:
             self._hook_modules(model)
@@ -54,113 +60,126 @@ class BucketTraffic:
             return 0
         return sum(bucket.master.nbytes for bucket in self._buckets)
 
+    @property
+    def under_way(self) -> list[str]:
+        """Communications that nobody has waited for yet."""
+        steps = (self._reducing, self._gathering)
+        return [name for step in steps if step is not None for name in step.under_way]
+
     def arm(self) -> None:
         """The next backward is the step's last: its gradients complete the buckets."""
-        if self._in_background:
-            self._armed = True
-            self._missing = {bucket.name: len(bucket.members) for bucket in self._buckets}
+        self._armed = True
+        self._missing = [len(bucket.members) for bucket in self._buckets]
+        self._complete = set()
+        places = {f"gather_{index}": bucket.values for index, bucket in enumerate(self._buckets)}
+        axis, serial = self._runtime.mesh.data, not self._in_background
+        self._reducing = Unfolding(self._schedule, self._runtime, axis, serial, places)
 
     def reduce(self) -> None:
         """Leaves in each bucket's `own_gradient` the sum over all ranks that hold the range."""
+        if not self._armed:
+            self.arm()
         self._armed = False
-        whole_buckets = [bucket for bucket in self._buckets if bucket.name not in self._reducing]
+        late = [index for index in self._order if index not in self._complete]
         gradients = {
-            member.name: bucket.view(bucket.gradients, member)
-            for bucket in whole_buckets
-            for member in bucket.members
+            member.name: self._buckets[index].view(self._buckets[index].gradients, member)
+            for index in late
+            for member in self._buckets[index].members
         }
         sum_replicated_gradients(gradients, self._shards, self._runtime)
-        for bucket in self._buckets:
-            pending = self._reducing.pop(bucket.name, None)
-            if pending is None:
-                bucket.master.grad = self._scatter(bucket)(self._runtime.collectives)
-            else:
-                bucket.master.grad = pending.wait()
+        for index in late:
+            self._completed(index)
+        assert self._reducing is not None
+        self._reducing.begin("norm")
+        for index, bucket in enumerate(self._buckets):
+            bucket.master.grad = self._reducing.value(f"scatter_{index}")
 
-    def publish(self) -> None:
-        """Own master weights -> every rank's parameters; empties the gradients."""
+    def update(self, norm: Tensor, step: Callable[[int], None]) -> None:
+        """Each bucket's update while the one before is gathered; empties the gradients.
+
+        step: updates the master weights of a bucket from its `own_gradient`.
+        """
+        self.finish()  # nothing to wait for, unless there was no forward since the last update
+        unfolding, self._reducing = self._reducing, None
+        assert unfolding is not None, "gradients are reduced first"
+        self._gathering = unfolding
+        unfolding.done("norm", norm)
+        for index in update_order(len(self._buckets)):
+            bucket = self._buckets[index]
+            unfolding.begin(f"update_{index}")
+            with self._runtime.compute(f"buckets.update_{index}"):
+                step(index)
+                bucket.master.grad = None
+                bucket.gradients.zero_()
+                if bucket.values.dtype != bucket.master.dtype:
+                    bucket.own_values.copy_(bucket.master)
+            unfolding.done(f"update_{index}", bucket.own_values)
+
+    def discard(self) -> None:
+        """Forgets the gradients of a step that was refused."""
         for bucket in self._buckets:
             bucket.master.grad = None
             bucket.gradients.zero_()
-            if bucket.values.dtype != bucket.master.dtype:
-                bucket.own_values.copy_(bucket.master)
-        # The last bucket holds the first layers, which the next forward needs first.
-        for bucket in reversed(self._buckets):
-            work = self._gather(bucket)
-            if self._in_background:
-                stream = self._runtime.streams["gather"]
-                self._gathering[bucket.name] = stream.submit(bucket.name, work)
-            else:
-                work(self._runtime.collectives)
+        self._reducing = None
 
     def finish(self) -> None:
-        for bucket in self._buckets:
-            self._wait(bucket)
+        """Waits for every gather that is on its way."""
+        for index in range(len(self._buckets)):
+            self._wait(index)
+        self._gathering = None
 
-    def _wait(self, bucket: Bucket) -> None:
-        pending = self._gathering.pop(bucket.name, None)
-        if pending is not None:
-            pending.wait()
+    def _wait(self, index: int) -> None:
+        if self._gathering is not None:
+            self._gathering.begin(f"forward_{index}")
 
-    def _scatter(self, bucket: Bucket) -> Work:
-        def work(collectives: Collectives) -> Tensor:
-            axis = self._runtime.mesh.data
-            return collectives.reduce_scatter(bucket.gradients, axis, bucket.name, "scatter")
-
-        return work
-
-    def _gather(self, bucket: Bucket) -> Work:
-        def work(collectives: Collectives) -> Tensor:
-            axis = self._runtime.mesh.data
-            return collectives.all_gather(
-                bucket.own_values, axis, bucket.name, "gather", out=bucket.values
-            )
-
-        return work
+    def _completed(self, index: int) -> None:
+        assert self._reducing is not None
+        self._complete.add(index)
+        self._reducing.done(f"gradients_{index}", self._buckets[index].gradients)
 
     def _hook_parameters(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
-        for bucket in self._buckets:
+        for index, bucket in enumerate(self._buckets):
             for member in bucket.members:
                 total = bucket.view(bucket.gradients, member)
-                hook = self._accumulate(bucket, total)
+                hook = self._accumulate(index, total)
                 parameters[member.name].register_post_accumulate_grad_hook(hook)
 
-    def _accumulate(self, bucket: Bucket, total: Tensor) -> Callable[[Tensor], None]:
-        # A gradient that is still a sum of parts over tensor ranks has to be completed first.
-        is_whole = all(
-            part.num_replicas == 1
-            for member in bucket.members
-            for part in self._shards[member.name].slices
-        )
-
+    def _accumulate(self, index: int, total: Tensor) -> Callable[[Tensor], None]:
         def hook(parameter: Tensor) -> None:
             assert parameter.grad is not None
             total.add_(parameter.grad)
             parameter.grad = None
             if not self._armed:
                 return
-            self._missing[bucket.name] -= 1
-            if self._missing[bucket.name] == 0 and is_whole:
-                stream = self._runtime.streams["scatter"]
-                self._reducing[bucket.name] = stream.submit(bucket.name, self._scatter(bucket))
+            self._missing[index] -= 1
+            if self._missing[index] == 0 and index in self._whole:
+                self._completed(index)
 
         return hook
 
+    def _is_whole(self, bucket: Bucket) -> bool:
+        """A gradient that is still a sum of parts over tensor ranks has to be completed first."""
+        return all(
+            part.num_replicas == 1
+            for member in bucket.members
+            for part in self._shards[member.name].slices
+        )
+
     def _hook_modules(self, model: Qwen3) -> None:
         """Embedding and blocks wait for their own buckets, the last norm for all."""
-        needed: dict[nn.Module, list[Bucket]] = defaultdict(list)
-        for bucket in self._buckets:
+        needed: dict[nn.Module, list[int]] = defaultdict(list)
+        for index, bucket in enumerate(self._buckets):
             for name in {_stage(member.name) for member in bucket.members}:
-                needed[model.get_submodule(name)].append(bucket)
-        for module, buckets in needed.items():
-            module.register_forward_pre_hook(self._waiting_for(buckets))
-        model.norm.register_forward_pre_hook(self._waiting_for(list(self._buckets)))
+                needed[model.get_submodule(name)].append(index)
+        for module, indices in needed.items():
+            module.register_forward_pre_hook(self._waiting_for(indices))
+        model.norm.register_forward_pre_hook(self._waiting_for(list(range(len(self._buckets)))))
 
-    def _waiting_for(self, buckets: list[Bucket]) -> Callable[..., None]:
+    def _waiting_for(self, indices: list[int]) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            for bucket in buckets:
-                self._wait(bucket)
+            for index in indices:
+                self._wait(index)
 
         return hook
 

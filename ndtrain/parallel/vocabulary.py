@@ -1,22 +1,23 @@
 """Embedding and output head with the vocabulary sharded by rows over the tensor ranks.
 
 The embedding looks up the rows held here and reduce-scatters along the sequence; the head gathers
-the sequence and shares three numbers a token (`ops/loss.py`) instead of logits.
+the sequence and shares three numbers a token (`overlap/head.py`) instead of logits.
 """
 
-import time
+import functools
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ndtrain.ops.loss import LossAndGradients, scale_once
-from ndtrain.overlap.collective_matmul import NUM_CHUNKS
+from ndtrain.ops.loss import scale_once
+from ndtrain.overlap.collective_matmul import Mode
+from ndtrain.overlap.execute import execute
+from ndtrain.overlap.head import HeadTokens, head_schedule
 from ndtrain.overlap.modes import Modes
-from ndtrain.overlap.operations import StridedRows
+from ndtrain.overlap.schedule import Schedule
 from ndtrain.parallel.sequence import gather_sequence, reduce_scatter_sequence
 from ndtrain.runtime.runtime import Runtime
-from ndtrain.runtime.streams import Pending
 
 
 class _HeldRows(torch.autograd.Function):
@@ -66,10 +67,8 @@ class VocabularyParallelHead(nn.Module):
         self.first_row = first_row
         self.runtime = runtime
         self.name = name
-        # All ranks must hold the logits of the same tokens at a time to share their statistics,
-        # so what overlaps is sub-chunks of every shard: there is no ring.
-        self.num_chunks = NUM_CHUNKS if modes.of("head", "forward") in ("chunk", "ring") else 1
-        self.streams = runtime.serial_streams if modes.serial else runtime.streams
+        self.mode: Mode = modes.of("head", "forward")
+        self.serial = modes.serial
 
     def forward(self, x_SBH: Tensor) -> Tensor:
         """Logits of the rows held here, of all tokens: [S, B, V/t]."""
@@ -81,69 +80,36 @@ class VocabularyParallelHead(nn.Module):
         targets_SB, weights_SB = targets_BS.t(), weights_BS.t()
         return _HeadLoss.apply(x_SBH, self.weight, targets_SB, weights_SB, self, want)
 
+    def schedule(self, x_SBH: Tensor, want_gradients: bool) -> Schedule:
+        """Of a step whose own rows are x_SBH."""
+        size = self.runtime.mesh.tensor.size
+        tokens = HeadTokens.of(x_SBH, self.weight, size, self.mode)
+        return _schedule(self.name, tokens, self.first_row, want_gradients)
+
+
+# A run has few shapes: of training, of evaluation, with and without gradients.
+_schedule = functools.lru_cache(maxsize=16)(head_schedule)
+
 
 class _HeadLoss(torch.autograd.Function):
-    """Sub-chunks of the sequence: while one multiplies the next is gathered, and the gradient of
-    the one before is reduced. All gradients are made in forward (`ops/loss.py`)."""
+    """All gradients are made in forward (`ops/loss.py`); backward only scales."""
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx, x_SBH, weight, targets_SB, weights_SB, head: VocabularyParallelHead, want: bool
     ) -> Tensor:
-        watch = _Watch(head)
-        gradients = LossAndGradients(weight, head.first_row, watch.all_statistics, want)
-        gathered = [_submit_gather(head, part) for part in x_SBH.chunk(head.num_chunks)]
-        scattered = []
-        for index, pending in enumerate(gathered):
-            rows = StridedRows(head.runtime.mesh.tensor.size, index, head.num_chunks)
-            x_full = pending.wait()
-            watch.start()
-            dx = gradients.add(
-                x_full.flatten(0, 1), rows(targets_SB).flatten(), rows(weights_SB).flatten()
-            )
-            watch.stop()
-            if dx is not None:
-                scattered.append(_submit_scatter(head, dx.view_as(x_full)))
-        ctx.gradients = None
-        if want:
-            dx_SBH = torch.cat([pending.wait() for pending in scattered])
-            ctx.gradients = (dx_SBH, gradients.dweight)
-        return gradients.loss
+        loss, *gradients = execute(
+            head.schedule(x_SBH, want),
+            (x_SBH, weight, targets_SB, weights_SB),
+            head.runtime,
+            head.runtime.mesh.tensor,
+            head.serial,
+        )
+        ctx.gradients = tuple(gradients) if want else None
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dloss: Tensor):  # type: ignore[no-untyped-def]
         dx, dweight = scale_once(ctx, dloss)
         return dx, dweight, *([None] * 4)
-
-
-def _submit_gather(head: VocabularyParallelHead, part: Tensor) -> Pending:
-    axis, name = head.runtime.mesh.tensor, head.name
-    return head.streams["gather"].submit(name, lambda c: c.all_gather(part, axis, name))
-
-
-def _submit_scatter(head: VocabularyParallelHead, dx: Tensor) -> Pending:
-    axis, name = head.runtime.mesh.tensor, head.name
-    return head.streams["scatter"].submit(name, lambda c: c.reduce_scatter(dx, axis, name))
-
-
-class _Watch:
-    """Compute spans of the head, interrupted by the exchange of statistics, which blocks."""
-
-    def __init__(self, head: VocabularyParallelHead) -> None:
-        self._head = head
-        self._start_ns = 0
-
-    def start(self) -> None:
-        self._start_ns = time.perf_counter_ns()
-
-    def stop(self) -> None:
-        spans = self._head.runtime.spans
-        spans.add(self._head.name, "compute", self._start_ns, time.perf_counter_ns())
-
-    def all_statistics(self, statistics_3T: Tensor) -> Tensor:
-        self.stop()
-        runtime, name = self._head.runtime, f"{self._head.name}.statistics"
-        gathered = runtime.collectives.all_gather(statistics_3T[None], runtime.mesh.tensor, name)
-        self.start()
-        return gathered

@@ -9,11 +9,12 @@
 fp32 (fp64 when computing in fp64); the update is torch.optim.AdamW's.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ndtrain.config.schema import Optim
 from ndtrain.core.errors import Unhealthy
@@ -49,19 +50,17 @@ class ShardedAdamW:
         self.runtime = runtime
         self.clip_norm = settings.clip_norm
         self.buckets: list[Bucket] = []
-        groups = []
+        self._updates: list[torch.optim.AdamW] = []  # one a bucket: they take turns
         for decays, names in _bucket_names(model, bucket_bytes // 4):
             values = {
                 name: source.read(name, shards[name].dim, shards[name].bounds()) for name in names
             }
-            bucket = Bucket(f"bucket{len(self.buckets)}", values, runtime.mesh.data, dtype)
+            name = f"bucket{len(self.buckets)}"
+            bucket = Bucket(name, values, runtime.mesh.data, dtype, runtime.device)
             self.buckets.append(bucket)
             weight_decay = settings.weight_decay if decays else 0.0
-            groups.append({"params": [bucket.master], "weight_decay": weight_decay})
+            self._updates.append(self._adamw(bucket.master, settings, weight_decay))
             _attach(model, bucket)
-        self.adamw = torch.optim.AdamW(
-            groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
-        )
         self.traffic = BucketTraffic(model, self.buckets, shards, runtime, in_background)
 
     @torch.no_grad()
@@ -73,26 +72,40 @@ class ShardedAdamW:
         """
         self.traffic.reduce()
         norm = self._global_norm(loss)
-        if not torch.isfinite(torch.tensor(norm)):
-            raise Unhealthy(
-                f"loss or gradient is not finite: the gradient's norm is {norm}",
-                "the optimizer step, before the weights changed",
-                "look at the data of this step, or lower optim.lr",
-            )
-        if self.clip_norm is not None and norm > self.clip_norm:
-            for bucket in self.buckets:
-                bucket.own_gradient.mul_(self.clip_norm / norm)
-        for group in self.adamw.param_groups:
+        if not math.isfinite(norm):
+            raise not_finite(norm)
+        limit = self.clip_norm
+        factor = limit / norm if limit is not None and norm > limit else None
+
+        def update(index: int) -> None:
+            if factor is not None:
+                self.buckets[index].own_gradient.mul_(factor)
+            (group,) = self._updates[index].param_groups
             group["lr"] = lr
-        self.adamw.step()
-        self.traffic.publish()
+            self._updates[index].step()
+
+        self.traffic.update(torch.tensor(norm), update)
         return norm
+
+    def state_of(self, bucket: Bucket) -> dict[str, Tensor]:
+        """AdamW's of a bucket's own range, empty before the first update; may be changed."""
+        return self._updates[self.buckets.index(bucket)].state[bucket.master]
+
+    def _adamw(
+        self, master: nn.Parameter, settings: Optim, weight_decay: float
+    ) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            [master],
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=weight_decay,
+            fused=True,
+        )
 
     def discard(self) -> None:
         """Forgets the gradients of a step that was refused."""
-        for bucket in self.buckets:
-            bucket.master.grad = None
-            bucket.gradients.zero_()
+        self.traffic.discard()
 
     def _global_norm(self, loss: float) -> float:
         # 0, or NaN for a loss that is not finite: the ranks learn of it without a collective more.
@@ -103,6 +116,15 @@ class ShardedAdamW:
                 total += square / num_replicas
         mesh = self.runtime.mesh
         return self.runtime.collectives.all_reduce(total, mesh.world, "gradient_norm").sqrt().item()
+
+
+def not_finite(norm: float) -> Unhealthy:
+    """A step that must not change the weights. norm: the gradient's."""
+    return Unhealthy(
+        f"loss or gradient is not finite: the gradient's norm is {norm}",
+        "the optimizer step, before the weights changed",
+        "look at the data of this step, or lower optim.lr",
+    )
 
 
 def _bucket_names(model: nn.Module, max_elements: int) -> Iterator[tuple[bool, list[str]]]:

@@ -82,7 +82,7 @@ def state_pieces(
     """Views of the state that this rank writes. Before the first update there are no moments."""
     tensor_rank = optimizer.runtime.mesh.tensor.rank
     for bucket in optimizer.buckets:
-        flat = {kind: optimizer.adamw.state[bucket.master].get(kind) for kind in MOMENTS}
+        flat = {kind: optimizer.state_of(bucket).get(kind) for kind in MOMENTS}
         if bucket.values.dtype != bucket.master.dtype:  # else the weights are the master weights
             flat[MASTER] = bucket.master.detach()
         for part in own_parts(bucket, shards, tensor_rank):
@@ -108,13 +108,13 @@ def load_moments(
                 values[part.begin : part.end] = state.read_flat(
                     kind, part.name, part.dim, part.bounds, part.start, part.stop
                 )
-        optimizer.adamw.state[bucket.master] = {
-            "step": torch.tensor(float(num_updates)),
+        optimizer.state_of(bucket).update(
+            step=torch.tensor(float(num_updates)),
             **{kind: values.detach() for kind, values in moments.items()},
-        }
+        )
 
 
 def num_updates(optimizer: ShardedAdamW) -> int:
     """Updates that were made: fewer than steps where a bad gradient was skipped."""
-    state = optimizer.adamw.state.get(optimizer.buckets[0].master)
+    state = optimizer.state_of(optimizer.buckets[0])
     return int(state["step"].item()) if state else 0

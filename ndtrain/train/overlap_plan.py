@@ -19,7 +19,8 @@ from ndtrain.config import schema
 from ndtrain.core.atomic import write_json
 from ndtrain.core.errors import UserError
 from ndtrain.models.qwen3.shape import Shape
-from ndtrain.overlap.gate import Decision, Sizes, decide, needs_figures
+from ndtrain.overlap.candidates import Sizes
+from ndtrain.overlap.gate import Decision, decide, needs_figures
 from ndtrain.overlap.node_cost import Figures
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.link import measure_link

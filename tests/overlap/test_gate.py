@@ -7,7 +7,9 @@ import torch
 
 from ndtrain.config.schema import Overlap
 from ndtrain.core.errors import UserError
-from ndtrain.overlap.gate import BUILDERS, MARGIN, Choice, Decision, Sizes, decide, needs_figures
+from ndtrain.overlap.candidates import Sizes
+from ndtrain.overlap.gate import MARGIN, Choice, Decision, decide, needs_figures
+from ndtrain.overlap.modes import OPERATIONS
 from ndtrain.overlap.node_cost import Figures
 
 SIZES = Sizes(
@@ -75,7 +77,7 @@ def test_serial_is_the_plan_of_auto_one_node_at_a_time() -> None:
 
 def test_one_rank_hides_nothing() -> None:
     alone = Sizes(
-        num_ranks=1, sequence_length=8, batch_size=1, hidden=8, widths=dict.fromkeys(BUILDERS, 8)
+        num_ranks=1, sequence_length=8, batch_size=1, hidden=8, widths=dict.fromkeys(OPERATIONS, 8)
     )
     assert modes_of(decide(Overlap(mode="ring"), alone, None, torch.float32)) == {"off"}
 

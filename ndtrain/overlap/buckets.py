@@ -1,0 +1,91 @@
+"""The travel of ZeRO's buckets over the data axis as a schedule of one optimizer step.
+
+    schedule = bucket_schedule(order=[0, 1, 2, 3], in_background=True)
+
+A bucket's gradients are reduced while backward goes on to the next bucket, and its new weights are
+gathered while the next bucket is updated and the next forward begins. The update goes the other
+way, because the last bucket holds the first layers. What computes lies in autograd and the
+optimizer: `unfold.py` runs the communications beside it.
+
+    gradients_0  gradients_1  ...  norm  update_1  update_0  forward_1  forward_0      compute
+         scatter_0    scatter_1                                                        scatter
+                                              gather_1  gather_0                       gather
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ndtrain.overlap.operations import Operation
+from ndtrain.overlap.schedule import Schedule, ScheduleBuilder
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Compute that a schedule orders and does not do itself."""
+
+    what: str
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        raise AssertionError(f"{self.what} is computed elsewhere")
+
+
+@dataclass(frozen=True)
+class BucketWork:
+    """What is computed for each bucket; norm: once, of all gradients."""
+
+    gradients: Callable[[int], Operation]
+    norm: Operation
+    update: Callable[[int], Operation]
+    forward: Callable[[int], Operation]
+
+
+ELSEWHERE = BucketWork(
+    gradients=lambda bucket: Elsewhere("backward"),
+    norm=Elsewhere("the norm of the gradient"),
+    update=lambda bucket: Elsewhere("the update"),
+    forward=lambda bucket: Elsewhere("forward"),
+)
+
+
+def bucket_schedule(
+    order: Sequence[int], in_background: bool, work: BucketWork = ELSEWHERE
+) -> Schedule:
+    """order: of the buckets, in which their gradients are complete. Input: the batch.
+
+    Not in the background, everything waits for everything: the blocking form.
+    """
+    graph, blocks = ScheduleBuilder("buckets", ("batch",)), not in_background
+    last = f"gradients_{order[-1]}"
+    scatters: list[str] = []
+    for bucket in order:
+        graph.compute(f"gradients_{bucket}", work.gradients(bucket), ("batch",))
+        if in_background:
+            scatters.append(graph.reduce_scatter(f"scatter_{bucket}", f"gradients_{bucket}"))
+    if blocks:
+        for bucket in order:
+            name, value = f"scatter_{bucket}", f"gradients_{bucket}"
+            scatters.append(graph.reduce_scatter(name, value, (last,)))
+    norm = graph.compute("norm", work.norm, scatters)
+    arrived = ""
+    for bucket in update_order(len(order)):
+        after = (arrived,) if blocks and arrived else ()
+        inputs = (f"scatter_{bucket}", norm)
+        updated = graph.compute(f"update_{bucket}", work.update(bucket), inputs, after)
+        arrived = graph.all_gather(f"gather_{bucket}", updated)
+    used = [
+        graph.compute(
+            f"forward_{bucket}",
+            work.forward(bucket),
+            (f"gather_{bucket}",),
+            (arrived,) if blocks else (),
+        )
+        for bucket in update_order(len(order))
+    ]
+    return graph.finish(used)
+
+
+def update_order(num_buckets: int) -> list[int]:
+    """The last bucket holds the first layers, which the next forward needs first."""
+    return list(reversed(range(num_buckets)))

@@ -1,0 +1,212 @@
+"""The output head and its loss as a schedule; the vocabulary is sharded by rows over the ranks.
+
+    schedule = head_schedule("head", tokens, first_row, want_gradients=True)
+    loss, dx, dweight = execute(schedule, (x, weight, targets, weights), runtime, axis)
+
+Sub-chunks of every rank's rows: while one multiplies the next is gathered, and the gradient of the
+one before is reduced. There is no ring: all ranks need the logits of the same tokens at a time,
+because they share three numbers a token (`ops/loss.py`); that exchange blocks, on the compute
+stream. Logits live a chunk at a time, and all gradients are made in forward.
+
+S/t: own rows of the sequence, B: batch, H: hidden, V: vocabulary rows held here, T: tokens.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ndtrain.ops.loss import (
+    add_weight_gradient,
+    combine_statistics,
+    counted_weights,
+    rows_in_chunk,
+    vocabulary_gradient,
+    vocabulary_statistics,
+    weighted_loss,
+)
+from ndtrain.ops.norm import wide
+from ndtrain.overlap.collective_matmul import NUM_CHUNKS, Mode
+from ndtrain.overlap.operations import InputGradient, Join, Linear, Narrow, Rows, StridedRows
+from ndtrain.overlap.schedule import Schedule, ScheduleBuilder
+
+
+@dataclass(frozen=True)
+class HeadTokens:
+    """How the tokens of a step are divided: first over parts that travel, then over chunks.
+
+    num_tokens: of all ranks. rows: tokens whose logits live at a time.
+    """
+
+    num_ranks: int
+    num_tokens: int
+    num_parts: int
+    rows: int
+
+    @classmethod
+    def of(cls, x_SBH: Tensor, weight_VH: Tensor, num_ranks: int, mode: Mode) -> "HeadTokens":
+        """x_SBH: own rows, [S/t, B, H]."""
+        num_parts = NUM_CHUNKS if mode in ("chunk", "ring") else 1
+        assert x_SBH.shape[0] % num_parts == 0, "the gate and its refusals see to it"
+        num_tokens = x_SBH.shape[0] * x_SBH.shape[1] * num_ranks
+        rows = rows_in_chunk(weight_VH.shape[0], wide(weight_VH.dtype))
+        return cls(num_ranks, num_tokens, num_parts, rows)
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """(first token, number of tokens) of each chunk of a part."""
+        in_part = self.num_tokens // self.num_parts
+        for start in range(0, in_part, self.rows):
+            yield start, min(self.rows, in_part - start)
+
+
+def head_schedule(name: str, tokens: HeadTokens, first_row: int, want_gradients: bool) -> Schedule:
+    """(x [S/t, B, H], weight [V, H], targets [S, B], weights [S, B]) -> loss[, dx, dweight].
+
+    first_row: of the vocabulary, that this rank holds.
+    """
+    return _Head(name, tokens, first_row, want_gradients).schedule()
+
+
+class _Head:
+    def __init__(self, name: str, tokens: HeadTokens, first_row: int, want_gradients: bool) -> None:
+        self._graph = ScheduleBuilder(name, ("x", "weight", "targets", "weights"))
+        self._tokens, self._first_row, self._want = tokens, first_row, want_gradients
+        self._loss: str | None = None
+        self._dweight: str | None = None
+
+    def schedule(self) -> Schedule:
+        graph, num_parts = self._graph, self._tokens.num_parts
+        gathered = []
+        for part in range(num_parts):
+            local = graph.compute(f"local_{part}", Rows(part, num_parts), ("x",))
+            gathered.append(graph.all_gather(f"gather_{part}", local))
+        scattered = [self._part(part, x_full) for part, x_full in enumerate(gathered)]
+        assert self._loss is not None
+        if not self._want:
+            return graph.finish((self._loss,))
+        assert self._dweight is not None
+        dweight = graph.compute("dweight", Narrow(), ("weight", self._dweight))
+        dx = graph.compute("dx", Join(tuple(range(num_parts))), scattered)
+        return graph.finish((self._loss, dx, dweight))
+
+    def _part(self, part: int, x_full: str) -> str:
+        graph, tokens = self._graph, self._tokens
+        rows = StridedRows(tokens.num_ranks, part, tokens.num_parts)
+        targets = graph.compute(f"targets_{part}", rows, ("targets",))
+        weights = graph.compute(f"weights_{part}", rows, ("weights",))
+        counted = graph.compute(f"counted_{part}", CountedWeights(), (targets, weights, "weight"))
+        dx = [
+            self._chunk(f"{part}_{index}", Tokens(*chunk), x_full, targets, counted)
+            for index, chunk in enumerate(tokens.chunks())
+        ]
+        if not self._want:
+            return ""
+        whole = graph.compute(f"dx_{part}", StackTokens(), (x_full, *dx))
+        return graph.reduce_scatter(f"scatter_{part}", whole)
+
+    def _chunk(self, label: str, cut: "Tokens", x_full: str, targets: str, weights: str) -> str:
+        """One chunk's loss, and the gradients of what it multiplied."""
+        graph = self._graph
+        x = graph.compute(f"x_{label}", cut, (x_full,))
+        target = graph.compute(f"target_{label}", cut, (targets,))
+        weight = graph.compute(f"weight_{label}", cut, (weights,))
+        logits = graph.compute(f"logits_{label}", Linear(), (x, "weight"))
+        own = graph.compute(f"own_{label}", Statistics(self._first_row), (logits, target))
+        shared = graph.exchange(f"statistics_{label}", own)
+        combined = graph.compute(f"combined_{label}", Combine(), (shared,))
+        before = () if self._loss is None else (self._loss,)
+        self._loss = graph.compute(f"loss_{label}", AddLoss(), (combined, weight, *before))
+        if not self._want:
+            return ""
+        gradient = LogitsGradient(self._first_row)
+        dlogits = graph.compute(f"dlogits_{label}", gradient, (logits, target, weight, combined))
+        total = () if self._dweight is None else (self._dweight,)
+        self._dweight = graph.compute(f"dweight_{label}", AddWeightGradient(), (*total, dlogits, x))
+        return graph.compute(f"dx_{label}", InputGradient(), (dlogits, "weight"))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens [start, start + count) of x [S, B, ...]: a view, or of sub-chunks' rows a copy."""
+
+    start: int
+    count: int
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        (x,) = tensors
+        assert out is None, "a view has no buffer of its own"
+        return x.flatten(0, 1).narrow(0, self.start, self.count)
+
+
+@dataclass(frozen=True)
+class StackTokens:
+    """(like, dx of each chunk) -> all of them in the shape of the first input."""
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        like, *chunks = tensors
+        assert out is None, "it is sent, not joined"
+        return (chunks[0] if len(chunks) == 1 else torch.cat(chunks)).view_as(like)
+
+
+@dataclass(frozen=True)
+class CountedWeights:
+    """(targets, weights, head's weight) -> weights in its wide dtype, 0 for ignored targets."""
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        targets, weights, weight = tensors
+        return counted_weights(targets, weights, wide(weight.dtype))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """(logits [T, V], targets [T]) -> [1, 3, T]: what the ranks share."""
+
+    first_row: int
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        logits, targets = tensors
+        return vocabulary_statistics(logits, targets, self.first_row)[None]
+
+
+@dataclass(frozen=True)
+class Combine:
+    """[R, 3, T] of all ranks -> [3, T] over the whole vocabulary."""
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        (shared,) = tensors
+        return torch.stack(combine_statistics(shared))
+
+
+@dataclass(frozen=True)
+class AddLoss:
+    """(combined, weights[, loss so far]) -> the loss with this chunk's."""
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        combined, weights, *before = tensors
+        loss = weighted_loss(combined.unbind(0), weights)
+        return before[0] + loss if before else loss
+
+
+@dataclass(frozen=True)
+class LogitsGradient:
+    """(logits, targets, weights, combined) -> dlogits, in the memory of the logits."""
+
+    first_row: int
+    overwrites: int = 0
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        logits, targets, weights, combined = tensors
+        largest, sum_exp, _ = combined.unbind(0)
+        return vocabulary_gradient(logits, targets, weights, largest, sum_exp, self.first_row)
+
+
+@dataclass(frozen=True)
+class AddWeightGradient:
+    """([dweight so far,] dlogits, x) -> dweight, in the memory of the one so far if it is wide."""
+
+    overwrites: int = 0
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        *total, dlogits, x = tensors
+        return add_weight_gradient(total[0] if total else None, dlogits, x)

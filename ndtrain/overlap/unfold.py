@@ -1,0 +1,93 @@
+"""Runs the communications of a schedule whose compute happens elsewhere: in autograd, in a loop.
+
+    unfolding = Unfolding(schedule, runtime, axis)
+    unfolding.done("gradients_0", tensor)       # issues what may begin now
+    unfolding.begin("norm")                     # waits for what the node depends on
+    unfolding.value("scatter_0")
+
+Communications are issued in the order of the schedule, stream by stream, whatever the order in
+which compute is done: all ranks issue the same. Who computes says so before and after; what has to
+be waited for, the schedule alone knows.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ndtrain.overlap.execute import communication
+from ndtrain.overlap.schedule import Compute, Node, Schedule, Stream
+from ndtrain.runtime.mesh import Axis
+from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.streams import Pending
+
+
+class Unfolding:
+    """One run of a schedule. Raises StreamError naming a communication that failed."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        runtime: Runtime,
+        axis: Axis,
+        serial: bool = False,
+        places: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """places: memory that gathers write to. serial: each communication blocks its caller."""
+        self._schedule, self._axis = schedule, axis
+        self._streams = runtime.serial_streams if serial else runtime.streams
+        self._places = places or {}
+        self._nodes = {node.name: node for node in schedule.nodes}
+        self._unissued: dict[Stream, list[Node]] = {}
+        for node in reversed(schedule.nodes):
+            if not isinstance(node, Compute):
+                self._unissued.setdefault(node.stream, []).append(node)
+        self._made: dict[str, Tensor] = {}
+        self._pending: dict[str, Pending] = {}
+        self._freed: set[str] = set()  # values that nobody needs any more
+
+    @property
+    def under_way(self) -> list[str]:
+        """Communications that were issued and that nobody has waited for yet, in that order."""
+        return [name for name in self._pending if name not in self._made]
+
+    def begin(self, name: str) -> None:
+        """Before the compute node `name`: waits for the communications that it depends on."""
+        for dependency in self._nodes[name].dependencies:
+            if dependency not in self._freed and dependency not in self._schedule.inputs:
+                self.value(dependency)
+
+    def done(self, name: str, value: Tensor) -> None:
+        """The compute node `name` has made its value; what waited for it begins."""
+        assert isinstance(self._nodes[name], Compute), name
+        assert name not in self._made, f"{name} was done before"
+        self._made[name] = value
+        self._free(name)
+        for waiting in self._unissued.values():
+            while waiting and all(self._is_there(other) for other in waiting[-1].dependencies):
+                self._issue(waiting.pop())
+
+    def value(self, name: str) -> Tensor:
+        """What the node has made, waited for if it is on its way."""
+        if name not in self._made:
+            assert name in self._pending, f"{name} has not begun: out of the schedule's order"
+            self._made[name] = self._pending[name].wait()
+        return self._made[name]
+
+    def _is_there(self, name: str) -> bool:
+        known = (self._made, self._pending, self._freed, self._schedule.inputs)
+        return any(name in names for names in known)
+
+    def _free(self, reader: str) -> None:
+        for name in self._schedule.last_reads.get(reader, ()):
+            self._made.pop(name, None)
+            self._pending.pop(name, None)
+            self._freed.add(name)
+
+    def _issue(self, node: Node) -> None:
+        (source,) = node.inputs
+        value = self._made[source] if source in self._made else self._pending[source]
+        out = self._places.get(node.name)
+        work = communication(self._schedule, node, value, self._axis, out)
+        label = f"{self._schedule.name}.{node.name}"
+        self._pending[node.name] = self._streams[node.stream].submit(label, work)
+        self._free(node.name)
