@@ -115,7 +115,7 @@ def choices(key: str) -> list[str]:
 def _literals(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
         return [str(value) for value in get_args(annotation)]
-    if get_origin(annotation) in (Union, types.UnionType):
+    if get_origin(annotation) in (Union, types.UnionType, list):
         return [word for part in get_args(annotation) for word in _literals(part)]
     return []
 
@@ -138,7 +138,8 @@ def _words(annotation: Any, limits: list[Any]) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_words(part, limits) for part in arguments)
     if origin is list:
-        return "a list of texts such as [a, b]"
+        words = _literals(arguments[0])
+        return f"a list of {', '.join(words)}" if words else "a list of texts such as [a, b]"
     if origin is tuple:
         return f"a list of {len(arguments)}, each {_words(arguments[0], [])}"
     name = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

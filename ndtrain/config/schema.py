@@ -227,6 +227,10 @@ class Observe(Section):
     """First and last step whose spans are written to `trace/`, e.g. [10, 12]. null: none."""
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """auto: a bar beside the lines on a terminal, lines alone elsewhere."""
+    trackers: list[Literal["tensorboard", "wandb"]] = []
+    """Where the metrics go besides `metrics.jsonl`; `pip install 'ndtrain[trackers]'` has both."""
+    project: str = Field("ndtrain", min_length=1)
+    """Project of the run in W&B."""
 
 
 class Cluster(Section):

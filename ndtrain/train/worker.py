@@ -27,6 +27,7 @@ from ndtrain.observe.events import EventSink, append_event
 from ndtrain.observe.run_directory import RunDirectory, State, Status
 from ndtrain.observe.sinks import JsonlSink, Sink
 from ndtrain.observe.trace import merge_traces
+from ndtrain.observe.trackers import open_trackers, require_trackers
 from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.agree import Bystander, together
 from ndtrain.train.build import Training, build
@@ -92,6 +93,7 @@ def _unexpected(error: Exception, log: Path) -> int:
 def _checked(loaded: Loaded, world_size: int) -> Config:
     try:
         check(loaded.config, world_size, loaded.origins)
+        require_trackers(loaded.config.observe.trackers)
         return resolve(loaded.config, world_size)
     except UserError as error:
         # Every rank finds the same; one says it.
@@ -160,8 +162,7 @@ def _train_in(
     start: Start,
 ) -> int:
     def note(text: str) -> None:
-        for sink in sinks:
-            sink.note(text)
+        _note(sinks, text)
 
     note(_describe(config, runtime, directory))
     for line in start.describe(config):
@@ -243,7 +244,7 @@ def _report(training: Training, directory: RunDirectory, sinks: list[Sink], star
 
 
 def _sinks(config: Config, directory: RunDirectory, rank: int, start: Start) -> list[Sink]:
-    """Every rank has a log; the first also the metrics file and the terminal."""
+    """Every rank has a log; the first also metrics, events, the terminal and the trackers."""
     steps, observe = config.train.steps, config.observe
     log = directory.log_file(rank).open("a", buffering=1)
     sinks: list[Sink] = [ConsoleSink(log, steps, 1, "lines")]
@@ -255,7 +256,13 @@ def _sinks(config: Config, directory: RunDirectory, rank: int, start: Start) -> 
             )
         sinks += [metrics, EventSink(directory.events_file, start.step)]
         sinks.append(ConsoleSink(sys.stdout, steps, observe.log_every, observe.progress))
+        sinks += open_trackers(config, directory, start.step, lambda text: _note(sinks, text))
     return sinks
+
+
+def _note(sinks: list[Sink], text: str) -> None:
+    for sink in sinks:
+        sink.note(text)
 
 
 def _merge_traces(config: Config, runtime: Runtime, directory: RunDirectory) -> None:

@@ -47,8 +47,8 @@ def step_picture(run: RunFiles) -> str:
     length = milliseconds((stop - start) / 1e3)
     which = f"{_which(run, len(steps))}, {length} on rank {first_rank}."
     words = (
-        "Blue: compute; green: communication that compute hides; orange: exposed communication, while"
-        " no compute runs on that rank. Grey: the phases of the step. Point at a bar for its name."
+        "Blue: compute; green: communication that compute hides; orange: exposed communication,"
+        " while no compute runs on that rank. Grey: phases. Point at a bar for its name."
         " The whole trace is in trace/, for ui.perfetto.dev."
     )
     return (
