@@ -1,10 +1,19 @@
 """`ndtrain validate CONFIG...`: every error of every config, without hardware."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
 import click
 
 from ndtrain.cli import terminal
 from ndtrain.cli.arguments import complete_config
 from ndtrain.core.errors import UserError, UserErrors
+
+if TYPE_CHECKING:
+    from ndtrain.hardware.instances import Instance
+
+    Place: TypeAlias = tuple[Instance, int]  # what a node is, and how many
 
 
 @click.command()
@@ -14,14 +23,25 @@ from ndtrain.core.errors import UserError, UserErrors
     type=click.IntRange(min=1),
     help="Check for so many ranks too; by default what each config asks for.",
 )
+@click.option("--hardware", help="Check the placement on such nodes too, e.g. trn1.32xlarge.")
+@click.option("--nodes", type=click.IntRange(min=1), help="So many of them; 1 by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def validate(configs: tuple[str, ...], world_size: int | None, as_json: bool) -> int:
+def validate(
+    configs: tuple[str, ...],
+    world_size: int | None,
+    hardware: str | None,
+    nodes: int | None,
+    as_json: bool,
+) -> int:
     """Check configs, without hardware.
 
     CONFIGS are presets, sizes joined to recipes by +, or YAML files. Exit code 0 when all are
     right, 2 otherwise.
     """
-    found = {config: problems(config, world_size) for config in configs}
+    if hardware is None and nodes is not None:
+        raise UserError("--nodes without --hardware", "the command line", "say what a node is")
+    place = None if hardware is None else _place(hardware, nodes or 1, world_size)
+    found = {config: problems(config, world_size, place) for config in configs}
     if as_json:
         terminal.print_json([_as_json(config, errors) for config, errors in found.items()])
     else:
@@ -30,20 +50,45 @@ def validate(configs: tuple[str, ...], world_size: int | None, as_json: bool) ->
     return UserError.exit_code if any(found.values()) else 0
 
 
-def problems(config: str, world_size: int | None) -> list[UserError]:
+def _place(hardware: str, nodes: int, world_size: int | None) -> Place:
+    from ndtrain.hardware.instances import find_instance
+
+    instance = find_instance(hardware)
+    if world_size is not None and instance.device is not None:
+        ranks = nodes * instance.num_devices
+        what = f"--world-size beside --hardware {hardware}, whose {nodes} nodes have {ranks} ranks"
+        raise UserError(what, "the command line", "leave one of them out")
+    return instance, nodes
+
+
+def problems(config: str, world_size: int | None, place: Place | None = None) -> list[UserError]:
     """What is wrong with one config; empty when nothing is."""
     from ndtrain.config import checks
     from ndtrain.config.load import load
 
     try:
         loaded = load(config)
-        ranks = world_size or checks.world_size(loaded.config)
-        checks.check(loaded.config, ranks, loaded.origins)
-    except UserErrors as several:
-        return several.errors
     except UserError as error:
-        return [error]
-    return []
+        return _each(error)
+    ranks = world_size or checks.world_size(loaded.config)
+    errors: list[UserError] = []
+    if place is not None and place[0].device is not None:
+        from ndtrain.cluster.placement import check_placement
+
+        ranks = place[1] * place[0].num_devices
+        try:
+            check_placement(loaded.config, *place, loaded.origins)
+        except UserError as error:
+            errors += _each(error)
+    try:
+        checks.check(loaded.config, ranks, loaded.origins)
+    except UserError as error:
+        errors += _each(error)
+    return errors
+
+
+def _each(error: UserError) -> list[UserError]:
+    return error.errors if isinstance(error, UserErrors) else [error]
 
 
 def _print(config: str, errors: list[UserError]) -> None:

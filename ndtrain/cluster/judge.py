@@ -34,7 +34,7 @@ def judge(nodes: tuple[str, ...], folder: Path) -> Verdict:
     files = {name: folder / f"{name}.report.json" for name in nodes}
     reports = {name: NodeReport.read(file) for name, file in files.items() if file.exists()}
     findings: dict[str, list[Finding]] = {
-        name: list(reports[name].findings) if name in reports else [_silent(name, folder)]
+        name: list(reports[name].findings) if name in reports else [_silent(name, nodes, folder)]
         for name in nodes
     }
     for found in (
@@ -49,11 +49,17 @@ def judge(nodes: tuple[str, ...], folder: Path) -> Verdict:
     return Verdict(findings, _bad(findings))
 
 
-def _silent(name: str, folder: Path) -> Finding:
-    if (folder / f"{name}.arrived.json").exists():
-        return Finding("fail", "report", "it began and did not end", f"the log of {name}")
-    help_text = "is slurmd running there, is this folder mounted there, does it reach the others?"
-    return Finding("fail", "report", f"nothing of it is in {folder}", help_text)
+def _silent(name: str, nodes: tuple[str, ...], folder: Path) -> Finding:
+    absent = [other for other in nodes if not (folder / f"{other}.arrived.json").exists()]
+    if name in absent:
+        help_text = (
+            "is slurmd running there, is this folder mounted there, does it reach the others?"
+        )
+        return Finding("fail", "report", f"nothing of it is in {folder}", help_text)
+    if absent:
+        # srun ends what it has started when it cannot start the rest.
+        return Finding("warn", "report", f"it was ended while it waited for {', '.join(absent)}")
+    return Finding("fail", "report", "it began and did not end", f"the log of {name}")
 
 
 def _versions(reports: Mapping[str, NodeReport]) -> dict[str, Finding]:

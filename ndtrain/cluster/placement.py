@@ -68,24 +68,25 @@ def _memory(config: Config, instance: Instance, num_nodes: int) -> Iterator[Prob
         f" inputs of blocks, and a device of {instance.name} has {capacity / GIB:.0f}"
     )
     keys = ("parallel.tp", "train.micro_batch_size", "data.sequence_length")
-    yield Problem(what, keys, _what_fits(config, instance, num_nodes))
+    yield Problem(what, keys, _what_fits(config, instance))
 
 
-def _what_fits(config: Config, instance: Instance, num_nodes: int) -> str:
+def _what_fits(config: Config, instance: Instance) -> str:
+    """For every legal tp the smallest number of nodes."""
     assert instance.device is not None
-    sizes = [size for size in instance.legal_tp if size in legal_tp(config)]
-    most = max(_NODES_TRIED) if instance.is_multi_node else 1
-    fitting = [
-        f"parallel.tp={tp} on {nodes} node{'s' if nodes > 1 else ''}"
-        for nodes in _NODES_TRIED
-        for tp in sizes
-        if nodes <= most
-        and state_bytes(_with_tp(config, tp), nodes * instance.num_devices)
-        <= instance.device.memory_bytes
-    ]
+    fitting = []
+    for tp in (size for size in instance.legal_tp if size in legal_tp(config)):
+        for nodes in _NODES_TRIED if instance.is_multi_node else (1,):
+            need = state_bytes(_with_tp(config, tp), nodes * instance.num_devices)
+            if need <= instance.device.memory_bytes:
+                fitting.append(
+                    f"parallel.tp={tp} on {nodes} node{'s' if nodes > 1 else ''} or more"
+                )
+                break
     if not fitting:
         return f"no tp fits on {instance.name}: take a smaller model, or shorter rows"
-    return f"what fits: {', '.join(fitting[:4])}"
+    more = " or more" if instance.is_multi_node else ""
+    return f"what fits: {', '.join(fitting)}{more}"
 
 
 def _with_tp(config: Config, tp: int) -> Config:

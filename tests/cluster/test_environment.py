@@ -1,0 +1,107 @@
+"""The environment of the ranks: derived once, each with a reason, and typos refused."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ndtrain.cluster.environment import environment
+from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
+from ndtrain.config.load import load
+from ndtrain.core.errors import UserError, UserErrors
+from ndtrain.hardware.instances import INSTANCES, find_instance
+
+
+def variables(
+    hardware: str, *overrides: str, num_nodes: int = 2, added: Sequence[str] = ()
+) -> dict[str, str]:
+    listed = ", ".join(f'"{entry}"' for entry in added)
+    config = load("tiny", [*overrides, f"cluster.environment=[{listed}]"]).config
+    found = environment(config, find_instance(hardware), num_nodes)
+    assert all(variable.reason for variable in found)
+    return {variable.name: variable.value for variable in found}
+
+
+def test_efa_is_for_several_nodes_that_have_it() -> None:
+    assert variables("trn1.32xlarge")["FI_PROVIDER"] == "efa"
+    assert "FI_PROVIDER" not in variables("trn1.32xlarge", num_nodes=1)
+    assert "FI_PROVIDER" not in variables("trn1.2xlarge", num_nodes=1)
+
+
+def test_recomputation_is_kept_from_the_compiler() -> None:
+    assert " -O1" in variables("trn1.32xlarge", "train.recompute=full")["NEURON_CC_FLAGS"]
+    assert "-O1" not in variables("trn1.32xlarge", "train.recompute=none")["NEURON_CC_FLAGS"]
+
+
+def test_a_logical_core_is_two_on_trn2_alone() -> None:
+    trn1, trn2 = variables("trn1.32xlarge"), variables("trn2.48xlarge")
+    assert "--lnc=2" in trn2["NEURON_CC_FLAGS"]
+    assert trn2["NEURON_RT_VIRTUAL_CORE_SIZE"] == "2"
+    assert "lnc" not in trn1["NEURON_CC_FLAGS"]
+    assert "NEURON_RT_VIRTUAL_CORE_SIZE" not in trn1
+
+
+def test_streams_cost_and_so_come_with_overlap_alone() -> None:
+    on, off = variables("trn2.48xlarge"), variables("trn2.48xlarge", "overlap.mode='off'")
+    assert on["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"
+    # Tensor parallelism's packets are the larger ones: it is on the critical path.
+    assert on["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"] == "65536,4096"
+    assert not {name for name in off if "HOST_CC" in name or "PACKET" in name}
+    alone = variables("trn2.48xlarge", "overlap.data_parallel='off'")
+    assert alone["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"] == "65536"
+    assert "TORCH_NEURONX_ENABLE_HOST_CC" not in variables("trn1.32xlarge")
+
+
+def test_cpus_get_what_the_user_says() -> None:
+    assert variables("cpu", added=["GLOO_SOCKET_IFNAME=ib0"]) == {"GLOO_SOCKET_IFNAME": "ib0"}
+
+
+def test_the_user_adds_replaces_and_leaves_out() -> None:
+    added = ["NEURON_RT_EXEC_TIMEOUT=900", "MALLOC_ARENA_MAX=", "HTTPS_PROXY=http://a:1/?b=c"]
+    found = variables("trn1.32xlarge", added=added)
+    assert found["NEURON_RT_EXEC_TIMEOUT"] == "900"
+    assert "MALLOC_ARENA_MAX" not in found
+    assert found["HTTPS_PROXY"] == "http://a:1/?b=c"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message", "help_text"),
+    [
+        ("NEURON_RT_EXEC_TIMOUT=9", "no program reads", "did you mean `NEURON_RT_EXEC_TIMEOUT`"),
+        ("TORCH_NEURONX_ENABLE_HOSTCC=1", "no program reads", "TORCH_NEURONX_ENABLE_HOST_CC"),
+        ("FI_PROVIDR=efa", "no program reads", "did you mean `FI_PROVIDER`"),
+        ("RANK=0", "`RANK` is not yours to set", "leave it out"),
+        ("NEURON_RT_VISIBLE_CORES=0", "not yours to set: the Neuron plugin", "leave it out"),
+        ("FI_PROVIDER", "is not a variable of the environment", "write NAME=VALUE"),
+        ("1X=2", "is not a variable of the environment", "write NAME=VALUE"),
+        ("XLA_USE_BF16=1", "has no effect on trn1.32xlarge: deprecated", ""),
+        ("TORCH_NEURONX_ENABLE_HOST_CC=1", "torch-xla has no streams", ""),
+    ],
+)
+def test_mistakes_are_refused(entry: str, message: str, help_text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        variables("trn1.32xlarge", added=[entry])
+    assert message in caught.value.what
+    assert help_text in caught.value.help
+
+
+def test_a_line_break_would_write_lines_of_the_script() -> None:
+    with pytest.raises(UserError, match="is not a variable"):
+        variables("cpu", added=["A=b\\nrm -rf x"])
+
+
+def test_all_mistakes_at_once() -> None:
+    with pytest.raises(UserErrors) as caught:
+        variables("trn1.32xlarge", added=["RANK=0", "NEURON_RT_LOGLEVEL=INFO", "MY_OWN=1"])
+    assert len(caught.value.errors) == 2
+
+
+@pytest.mark.parametrize("hardware", INSTANCES)
+def test_what_is_derived_would_pass_the_check_of_names(hardware: str) -> None:
+    found = variables(hardware, num_nodes=1)
+    added = [f"{name}={value}" for name, value in found.items()]
+    assert variables(hardware, num_nodes=1, added=added) == found
+
+
+def test_every_name_with_a_reason_is_a_known_one() -> None:
+    neuron = {name for name in OWNED if name.startswith("NEURON_")}
+    assert neuron | WITHOUT_EFFECT.keys() <= KNOWN
