@@ -28,7 +28,15 @@ from ndtrain.ops.loss import (
 )
 from ndtrain.ops.norm import wide
 from ndtrain.overlap.collective_matmul import NUM_CHUNKS, Mode
-from ndtrain.overlap.operations import InputGradient, Join, Linear, Narrow, Rows, StridedRows
+from ndtrain.overlap.operations import (
+    InputGradient,
+    Join,
+    Linear,
+    Narrow,
+    Rows,
+    StridedRows,
+    WeightGradient,
+)
 from ndtrain.overlap.schedule import Schedule, ScheduleBuilder
 
 
@@ -121,8 +129,11 @@ class _Head:
             return ""
         gradient = LogitsGradient(self._first_row)
         dlogits = graph.compute(f"dlogits_{label}", gradient, (logits, target, weight, combined))
-        total = () if self._dweight is None else (self._dweight,)
-        self._dweight = graph.compute(f"dweight_{label}", AddWeightGradient(), (*total, dlogits, x))
+        if self._dweight is None:
+            self._dweight = graph.compute(f"dweight_{label}", WeightGradient(), (dlogits, x))
+        else:
+            total = (self._dweight, dlogits, x)
+            self._dweight = graph.compute(f"dweight_{label}", AddWeightGradient(), total)
         return graph.compute(f"dx_{label}", InputGradient(), (dlogits, "weight"))
 
 
@@ -203,10 +214,10 @@ class LogitsGradient:
 
 @dataclass(frozen=True)
 class AddWeightGradient:
-    """([dweight so far,] dlogits, x) -> dweight, in the memory of the one so far if it is wide."""
+    """(dweight so far, dlogits, x) -> dweight, in the memory of the one so far if it is wide."""
 
     overwrites: int = 0
 
     def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
-        *total, dlogits, x = tensors
-        return add_weight_gradient(total[0] if total else None, dlogits, x)
+        total, dlogits, x = tensors
+        return add_weight_gradient(total, dlogits, x)

@@ -41,6 +41,7 @@ class Unfolding:
         for node in reversed(schedule.nodes):
             if not isinstance(node, Compute):
                 self._unissued.setdefault(node.stream, []).append(node)
+        self._computed: set[str] = set()
         self._made: dict[str, Tensor] = {}
         self._pending: dict[str, Pending] = {}
         self._freed: set[str] = set()  # values that nobody needs any more
@@ -59,7 +60,8 @@ class Unfolding:
     def done(self, name: str, value: Tensor) -> None:
         """The compute node `name` has made its value; what waited for it begins."""
         assert isinstance(self._nodes[name], Compute), name
-        assert name not in self._made, f"{name} was done before"
+        assert name not in self._computed, f"{name} was done before"
+        self._computed.add(name)
         self._made[name] = value
         self._free(name)
         for waiting in self._unissued.values():

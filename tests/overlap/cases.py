@@ -1,14 +1,16 @@
-"""The four operations on small tensors: each rank's inputs, and what has to come out, in fp64.
+"""The operations on small tensors: each rank's inputs, and what has to come out, in fp64.
 
 S, B: sequence and batch; in, out: the local widths of the layer. Everything is made from seeds, so
 any process can make any rank's tensors.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ndtrain.overlap.buckets import BucketWork, bucket_schedule
 from ndtrain.overlap.collective_matmul import (
     MODES,
     Mode,
@@ -17,6 +19,7 @@ from ndtrain.overlap.collective_matmul import (
     matmul_scatter,
     row_backward,
 )
+from ndtrain.overlap.head import HeadTokens, head_schedule
 from ndtrain.overlap.schedule import Schedule
 
 SEQUENCE, BATCH, IN, OUT = 32, 2, 24, 40
@@ -28,12 +31,47 @@ BUILDERS: dict[str, Builder] = {
 }
 OPERATIONS = tuple(BUILDERS)
 EVERY_SCHEDULE = [(operation, mode) for operation in OPERATIONS for mode in MODES]
+# What is no linear: the head with its loss, and buckets over the data axis.
+OTHERS: list[tuple[str, Mode]] = [
+    ("head", "off"),
+    ("head", "chunk"),
+    ("buckets", "off"),
+    ("buckets", "bulk"),
+]
+ALL_SCHEDULES = [*EVERY_SCHEDULE, *OTHERS]
+CHUNK_ROWS = 10  # tokens whose logits live at a time: the last chunk of a part is smaller
+BUCKET_ORDER = (0, 1, 3, 2)
 # Which output of an operation is a sum over the ranks.
 SUMMED = {"matmul_scatter": 0, "column_backward": 0}
 
 
 def build(operation: str, mode: Mode, size: int, rank: int) -> Schedule:
+    if operation == "head":
+        num_parts = 2 if mode == "chunk" else 1
+        tokens = HeadTokens(size, SEQUENCE * BATCH, num_parts, CHUNK_ROWS)
+        return head_schedule(operation, tokens, first_row=rank * OUT, want_gradients=True)
+    if operation == "buckets":
+        return bucket_schedule(BUCKET_ORDER, mode == "bulk", BUCKET_WORK)
     return BUILDERS[operation](operation, size, rank, mode)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """factor * the first input + the mean of the others: something that each input changes."""
+
+    factor: float
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        first, *others = tensors
+        return self.factor * first + sum(x.mean() for x in others)
+
+
+BUCKET_WORK = BucketWork(
+    gradients=lambda bucket: Mixed(1.0 + bucket),
+    norm=Mixed(0.5),
+    update=lambda bucket: Mixed(2.0 + bucket),
+    forward=lambda bucket: Mixed(3.0 + bucket),
+)
 
 
 def _random(seed: int, *shape: int) -> Tensor:
@@ -46,6 +84,10 @@ def _rows(full: Tensor, size: int, rank: int) -> Tensor:
 
 def inputs(operation: str, size: int, rank: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """The inputs of this rank's schedule."""
+    if operation == "head":
+        return _head_inputs(size, rank, dtype)
+    if operation == "buckets":
+        return (_random(200 + rank, SEQUENCE, BATCH, IN).to(dtype),)
     weight = _random(100 + rank, OUT, IN)
     x, dy = _random(0, SEQUENCE, BATCH, IN), _random(1, SEQUENCE, BATCH, OUT)
     own_x, own_dy = _random(200 + rank, *x.shape), _random(300 + rank, *dy.shape)
@@ -56,6 +98,16 @@ def inputs(operation: str, size: int, rank: int, dtype: torch.dtype) -> tuple[Te
         "row_backward": (_rows(dy, size, rank), own_x, weight),
     }[operation]
     return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def _head_inputs(size: int, rank: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Targets are of the whole vocabulary, and some are ignored."""
+    generator = torch.Generator().manual_seed(5)
+    targets = torch.randint(size * OUT, (SEQUENCE, BATCH), generator=generator)
+    targets[::7] = -100
+    weights = torch.rand(SEQUENCE, BATCH, generator=generator)
+    x, weight = _rows(_random(0, SEQUENCE, BATCH, IN), size, rank), _random(100 + rank, OUT, IN)
+    return x.to(dtype), weight.to(dtype), targets, weights
 
 
 def meta_inputs(operation: str, size: int, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ from ndtrain.overlap.operations import Join
 from ndtrain.overlap.order import Order
 from ndtrain.overlap.schedule import Compute, Schedule
 from ndtrain.overlap.verify import verify_rank
-from tests.overlap.cases import EVERY_SCHEDULE, build
+from tests.overlap.cases import ALL_SCHEDULES, EVERY_SCHEDULE, build
 from tests.overlap.delays import Delayed, Edge, run_delayed, run_mutants
 from tests.overlap.random_schedules import with_nodes
 from tests.rank_pool import ranks
@@ -19,7 +19,7 @@ MANY_SEEDS = list(range(100))
 
 @functools.cache
 def delayed(size: int) -> list[dict]:
-    return ranks(size).run(run_delayed, size, SEEDS)
+    return ranks(size).run(run_delayed, size, SEEDS, ALL_SCHEDULES)
 
 
 def leaves_order_open(schedule: Schedule) -> bool:
@@ -44,7 +44,7 @@ def check(results: list[dict], size: int, operation: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize(("operation", "mode"), EVERY_SCHEDULE)
+@pytest.mark.parametrize(("operation", "mode"), ALL_SCHEDULES)
 def test_under_delays_orders_differ_and_bits_do_not(operation, mode, size):
     check(delayed(size), size, operation, mode)
 
@@ -52,7 +52,7 @@ def test_under_delays_orders_differ_and_bits_do_not(operation, mode, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_under_a_hundred_seeds_of_delays_bits_do_not_differ(size):
-    results = ranks(size).run(run_delayed, size, MANY_SEEDS)
+    results = ranks(size).run(run_delayed, size, MANY_SEEDS, EVERY_SCHEDULE)
     for operation, mode in EVERY_SCHEDULE:
         check(results, size, operation, mode)
 
@@ -75,7 +75,7 @@ def order_without(schedule: Schedule, reader: str, name: str) -> tuple[Order, di
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize(("operation", "mode"), EVERY_SCHEDULE)
+@pytest.mark.parametrize(("operation", "mode"), ALL_SCHEDULES)
 def test_the_verifier_catches_each_dependency_that_is_deleted(operation, mode, size):
     """One at a time. What the order of a stream implies anyway is caught when that is changed.
 
@@ -108,7 +108,7 @@ def moved_before(schedule: Schedule, name: str, reader: str) -> list[str]:
 def waits_for_communication(size: int) -> list[Edge]:
     """Every wait of compute for a communication that nothing else implies."""
     edges: list[Edge] = []
-    for operation, mode in EVERY_SCHEDULE:
+    for operation, mode in ALL_SCHEDULES:
         schedule = build(operation, mode, size, 1)
         moving = {node.name for node in schedule.nodes if not isinstance(node, Compute)}
         for node in schedule.nodes:
@@ -127,6 +127,6 @@ def test_results_show_each_wait_for_a_communication_that_is_left_out(size):
     edges = waits_for_communication(size)
     # Compute waits for no communication, or for none that its stream did not wait for before.
     free = {("matmul_scatter", "off"), ("matmul_scatter", "bulk"), ("column_backward", "off")}
-    assert {edge[:2] for edge in edges} == {*EVERY_SCHEDULE} - free
+    assert {edge[:2] for edge in edges} == {*ALL_SCHEDULES} - free
     for caught in ranks(size).run(run_mutants, size, edges, [2]):
         assert [edge for edge, is_caught in caught.items() if not is_caught] == []

@@ -16,6 +16,7 @@ from ndtrain.overlap.collective_matmul import MODES, Mode
 from ndtrain.overlap.execute import execute
 from ndtrain.runtime.runtime import start_cpu
 from tests.overlap.cases import (
+    ALL_SCHEDULES,
     BATCH,
     EVERY_SCHEDULE,
     IN,
@@ -46,7 +47,7 @@ Runs = dict[tuple[str, Mode, bool], Run]  # by operation, mode, whether serial
 def run_everything(rank: int, size: int, dtype: torch.dtype) -> Runs:
     runtime = start_cpu(size, 1, num_kv_heads=size)
     runs: Runs = {}
-    for operation, mode in EVERY_SCHEDULE:
+    for operation, mode in ALL_SCHEDULES:
         for serial in (False, True):
             schedule = build(operation, mode, size, rank)
             tensors = inputs(operation, size, rank, dtype)
@@ -75,12 +76,12 @@ def roundoff(dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("operation", "mode"), EVERY_SCHEDULE)
+@pytest.mark.parametrize(("operation", "mode"), ALL_SCHEDULES)
 def test_concurrent_equals_serial_bit_for_bit(operation, mode, size, dtype):
     for runs in results(size, dtype):
         concurrent, serial = runs[operation, mode, False], runs[operation, mode, True]
         for y, expected in zip(concurrent.outputs, serial.outputs, strict=True):
-            assert y.dtype == dtype
+            assert y.dtype in (dtype, wide(dtype))  # a loss is wide
             assert torch.equal(y, expected)
 
 

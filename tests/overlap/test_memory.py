@@ -13,8 +13,8 @@ from ndtrain.overlap.memory import extra_bytes, held_bytes
 from ndtrain.overlap.operations import Linear
 from ndtrain.overlap.schedule import Schedule, ScheduleBuilder
 from tests.overlap.cases import (
+    ALL_SCHEDULES,
     BATCH,
-    EVERY_SCHEDULE,
     IN,
     OUT,
     SEQUENCE,
@@ -52,7 +52,7 @@ def test_bytes_counted_by_hand(operation: str, mode: str, expected: int) -> None
 
 
 def test_a_schedule_holds_no_more_than_itself() -> None:
-    for operation, mode in EVERY_SCHEDULE:
+    for operation, mode in ALL_SCHEDULES:
         schedule = build(operation, mode, SIZE, RANK)
         tensors = meta_inputs(operation, SIZE, torch.float32)
         assert extra_bytes(schedule, schedule, tensors, SIZE) == 0
@@ -88,7 +88,7 @@ def test_what_nobody_reads_any_more_is_freed() -> None:
     assert of_chain == 2 * x.nbytes
 
 
-@pytest.mark.parametrize(("operation", "mode"), EVERY_SCHEDULE)
+@pytest.mark.parametrize(("operation", "mode"), ALL_SCHEDULES)
 def test_no_execution_holds_more_tensors_than_were_counted(operation, mode) -> None:
     """Serially, at the turn of each compute node: the storages of all values that are alive."""
     schedule = build(operation, mode, SIZE, RANK)

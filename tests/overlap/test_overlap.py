@@ -13,9 +13,9 @@ from ndtrain.overlap.collective_matmul import Mode
 from ndtrain.overlap.execute import execute
 from ndtrain.overlap.operations import InputGradient, Linear, WeightGradient
 from ndtrain.overlap.order import Order
-from ndtrain.overlap.schedule import Compute, Schedule
+from ndtrain.overlap.schedule import Compute, Schedule, Stream
 from ndtrain.runtime.streams import Pending, StreamError
-from tests.overlap.cases import EVERY_SCHEDULE, OPERATIONS, build, inputs
+from tests.overlap.cases import ALL_SCHEDULES, EVERY_SCHEDULE, OPERATIONS, build, inputs
 from tests.overlap.lone import Blocking, Told, lone
 
 SIZE, RANK = 4, 1
@@ -24,6 +24,8 @@ SHORT_S = 0.05  # what cannot happen does not happen later either
 OVERLAPPED = [
     *[(operation, mode) for operation in OPERATIONS for mode in ("chunk", "ring")],
     ("column_backward", "bulk"),
+    ("head", "chunk"),
+    ("buckets", "bulk"),
 ]
 
 
@@ -105,11 +107,11 @@ def test_which_communications_have_a_product_beside_them(operation, mode):
 
 
 @pytest.mark.parametrize("serial", [False, True])
-@pytest.mark.parametrize(("operation", "mode"), EVERY_SCHEDULE)
+@pytest.mark.parametrize(("operation", "mode"), ALL_SCHEDULES)
 def test_a_failed_communication_raises_in_the_main_thread_with_its_name(operation, mode, serial):
     schedule = build(operation, mode, SIZE, RANK)
     for node in schedule.nodes:
-        if isinstance(node, Compute):
+        if node.stream is Stream.COMPUTE:
             continue
         failing = f"{operation}.{node.name}"
 
@@ -123,14 +125,14 @@ def test_a_failed_communication_raises_in_the_main_thread_with_its_name(operatio
             execute(schedule, tensors, runtime, runtime.mesh.tensor, serial)
 
 
-@pytest.mark.parametrize(("operation", "mode"), EVERY_SCHEDULE)
+@pytest.mark.parametrize(("operation", "mode"), ALL_SCHEDULES)
 def test_a_communication_that_hangs_raises_in_the_main_thread_with_its_name(
     operation, mode, monkeypatch
 ):
     monkeypatch.setattr(Pending.wait, "__defaults__", (SHORT_S,))
     schedule = build(operation, mode, SIZE, RANK)
     for node in schedule.nodes:
-        if isinstance(node, Compute):
+        if node.stream is Stream.COMPUTE:
             continue
         hanging, end = f"{operation}.{node.name}", threading.Event()
 

@@ -11,7 +11,7 @@ from ndtrain.overlap.buffers import placements
 from ndtrain.overlap.operations import Join, Linear
 from ndtrain.overlap.schedule import Compute, Permute, Schedule, ScheduleBuilder, Stream
 from ndtrain.overlap.verify import verify, verify_rank
-from tests.overlap.cases import EVERY_SCHEDULE, build
+from tests.overlap.cases import ALL_SCHEDULES, build
 from tests.overlap.random_schedules import right_schedules, with_nodes
 
 SIZE = 4
@@ -19,7 +19,7 @@ many = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 32])
-@pytest.mark.parametrize(("operation", "mode"), EVERY_SCHEDULE)
+@pytest.mark.parametrize(("operation", "mode"), ALL_SCHEDULES)
 def test_every_schedule_of_ours_is_right(operation, mode, size):
     assert verify(lambda rank: build(operation, mode, size, rank), size) == []
 
@@ -143,6 +143,23 @@ def test_a_join_before_its_parts_is_found(schedule, data):
     waits[join] = [other for other in waits[join] if other != name]
     found = f"`{join}` may be read before `{name}` is in its block {block}"
     assert (found in verify_rank(schedule, waits)) == runs_without(schedule, waits, name, join)
+
+
+def test_what_is_overwritten_while_it_is_read_is_found():
+    """The statistics of the logits read them before their gradient takes their place."""
+    schedule = build("head", "off", SIZE, 1)
+    names = [node.name for node in schedule.nodes]
+    place = names.index("dlogits_0_0")
+    reader = dataclasses.replace(
+        schedule.nodes[names.index("own_0_0")], name="late", inputs=("logits_0_0", "target_0_0")
+    )
+    late = with_nodes(
+        schedule, [*schedule.nodes[: place + 1], reader, *schedule.nodes[place + 1 :]]
+    )
+    found = "`dlogits_0_0` may overwrite `logits_0_0` before `late` has read it"
+    assert found in verify_rank(late)
+    shared = dataclasses.replace(schedule, outputs=("logits_0_0",))
+    assert "`dlogits_0_0` overwrites `logits_0_0`, which is not its own" in verify_rank(shared)
 
 
 def test_two_values_of_one_name_are_found():
