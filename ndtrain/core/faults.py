@@ -5,9 +5,10 @@
     NDTRAIN_FAULT=save.file_written:kill ndtrain train quickstart            # any rank, first time
     NDTRAIN_FAULT=save.file_written:ENOSPC:rank=1:times=2 ndtrain train ...  # rank 1, twice
 
-Actions: kill (SIGKILL to itself), stop (SIGSTOP), raise (an exception), hang (sleeps for ever), an
-errno name (an OSError). `after=N` lets N visits pass, `times=N` strikes N times, `rank=R` on rank R
-alone. Without the variable a point costs one look into a dictionary.
+Actions: kill (SIGKILL to itself), stop (SIGSTOP), raise (an exception), hang (sleeps for ever),
+slow (sleeps for `seconds=S`, 1 by default), an errno name (an OSError). `after=N` lets N visits
+pass, `times=N` strikes N times, `rank=R` on rank R alone. Without the variable a point costs one
+look into a dictionary.
 """
 
 import errno
@@ -35,14 +36,14 @@ def reach(point: str) -> None:
     _visits[point] += 1
     visit = _visits[point] - int(limits.get("after", 0))
     if 1 <= visit <= int(limits.get("times", 1)):
-        _strike(point, action)
+        _strike(point, action, float(limits.get("seconds", 1)))
 
 
-def _strike(point: str, action: str) -> None:
+def _strike(point: str, action: str, seconds: float) -> None:
     if action in ("kill", "stop"):
         os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
-    elif action == "hang":
-        time.sleep(1e9)
+    elif action in ("hang", "slow"):
+        time.sleep(1e9 if action == "hang" else seconds)
     elif action == "raise":
         raise RuntimeError(f"a drill at {point}")
     else:

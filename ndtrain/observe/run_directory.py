@@ -110,8 +110,6 @@ class RunDirectory:
         self.write_inputs(config, overrides, origins)
         reach("create.inputs_written")
         self.write_status(Status(state="running", step=0))
-        reach("create.status_written")
-        marker.unlink()
 
     def write_inputs(
         self, config: Config, overrides: list[str], origins: Mapping[str, str]
@@ -131,6 +129,8 @@ class RunDirectory:
 
     def write_status(self, status: Status) -> None:
         write_json(self.status_file, asdict(status))
+        reach("create.status_written")
+        (self.path / _CREATING).unlink(missing_ok=True)  # a folder with a status is complete
 
     def status(self) -> Status | None:
         """What `status.json` says; None where there is none. Raises UserError if it is damaged."""

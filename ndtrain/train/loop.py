@@ -27,6 +27,8 @@ from ndtrain.train.stragglers import StragglerWatch
 from ndtrain.train.training_state import TrainingState, read_plan
 from ndtrain.train.watchdog import Watchdog
 
+LATE_SAVE_S = 1.0  # waits that are shorter are not worth a warning
+
 
 class Loop:
     def __init__(
@@ -150,12 +152,23 @@ class Loop:
         every = self._training.config.checkpoint.every_steps
         ends = request.stops or step == self._settings.steps
         if ends or request is Request.SAVE or (every and step % every == 0):
-            self._publish()
+            self._end_the_save_before(step)
             self._save_began = time.monotonic()
             with self._watchdog.phase(f"save of step {step}", self._guards.save_seconds):
                 self._saver.start(self._state(step))
             if ends or request is Request.SAVE or not self._training.config.checkpoint.background:
                 self._publish()
+
+    def _end_the_save_before(self, step: int) -> None:
+        """One is in flight at most, so that one copy is held: a slower disk makes training wait."""
+        began = time.monotonic()
+        self._publish()
+        waited_s = time.monotonic() - began
+        if waited_s > LATE_SAVE_S:
+            self._report.note(
+                f"warning: the save of step {step} waited {waited_s:.1f} s for the one before it:"
+                " the disk needs longer than checkpoint.every_steps gives it"
+            )
 
     def _publish(self) -> None:
         if not self._saver.in_flight:

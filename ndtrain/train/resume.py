@@ -89,7 +89,8 @@ def lock_run(folder: Path) -> IO[str]:
 
 
 def _is_inside(path: Path, directory: RunDirectory) -> bool:
-    return directory.path.resolve() in [path.expanduser().resolve(), *path.resolve().parents]
+    path = path.expanduser().resolve()
+    return directory.path.resolve() in [path, *path.parents]
 
 
 def _named(path: Path, directory: RunDirectory, runtime: Runtime) -> Start:
@@ -155,12 +156,16 @@ def _opened(folder: Path, runtime: Runtime) -> Start:
 def _set_aside(folders: list[Path], suffix: str, runtime: Runtime, notes: list[str]) -> None:
     """Renames folders, so that their names are free and what is in them stays."""
 
-    def rename() -> None:
-        for folder in folders if runtime.mesh.world.rank == 0 else ():
-            number = 0
-            while (target := folder.with_name(f"{folder.name}.{suffix}{number or ''}")).exists():
-                number += 1
-            os.rename(folder, target)
+    def rename() -> list[str]:
+        return [f"{folder} is kept as {_kept(folder, suffix).name}" for folder in folders]
 
-    together(runtime, rename, "resume.set_aside")
-    notes += [f"{folder} is kept as {folder.name}.{suffix}" for folder in folders]
+    notes += first_rank_decides(runtime, rename, "resume.set_aside")
+
+
+def _kept(folder: Path, suffix: str) -> Path:
+    """Its new name, which nothing else has."""
+    number = 0
+    while (target := folder.with_name(f"{folder.name}.{suffix}{number or ''}")).exists():
+        number += 1
+    os.rename(folder, target)
+    return target

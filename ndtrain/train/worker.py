@@ -252,7 +252,7 @@ def _sinks(config: Config, directory: RunDirectory, rank: int, start: Start) -> 
         metrics = JsonlSink(directory.metrics_file, start.step + 1 if start.step else 0)
         if metrics.repeated is not None:
             start.notes.append(
-                f"repeated: steps {start.step + 1} to {metrics.repeated}, which no checkpoint has"
+                f"repeated: steps {start.step + 1} to {metrics.repeated} are run again"
             )
         sinks += [metrics, EventSink(directory.events_file, start.step)]
         sinks.append(ConsoleSink(sys.stdout, steps, observe.log_every, observe.progress))

@@ -30,7 +30,10 @@ QUICK = ("save.before_rename",)
 def test_the_points_are_those_of_the_code() -> None:
     found = set()
     for file in Path(ndtrain.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        text = file.read_text("utf-8")
+        if "from ndtrain.core.faults import reach" not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "reach":
                 assert isinstance(node.args[0], ast.Constant), f"{file}: not a literal"
                 found.add(node.args[0].value)
@@ -64,6 +67,18 @@ def test_a_kill_at_any_point_loses_no_more_than_that_save(
     case.start("train.steps=8").finish()
     left = sorted(path.name for path in (case.directory / "checkpoints").iterdir())
     assert left == ["step_00000006", "step_00000008"]
+
+
+@pytest.mark.parametrize(
+    "point", ["create.config_written", pytest.param("create.begun", marks=pytest.mark.slow)]
+)
+def test_a_kill_while_the_run_directory_is_made(case: Case, point: str) -> None:
+    short = ("train.steps=2", "train.eval_every=0")
+    assert case.start(*short, fault=f"{point}:kill").wait() == [-9]
+    assert not (case.directory / "status.json").exists()
+    case.start(*short).finish()
+    assert case.status()["state"] == "finished"
+    assert case.step() == 2
 
 
 @pytest.mark.slow

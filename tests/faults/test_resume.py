@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ndtrain.checkpoint.format import Manifest
+from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import step_folder
 from tests.faults.runs import Case
 
@@ -60,6 +61,28 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(case: Case, undisturbed: 
     assert (damaged.parent.with_name("step_00000004.corrupt") / damaged.name).exists()
     assert case.final_files() == undisturbed.final_files()
     assert case.losses() == undisturbed.losses()
+
+
+@pytest.mark.slow
+def test_an_earlier_checkpoint_of_the_same_run(case: Case, undisturbed: Case) -> None:
+    case.start("checkpoint.keep_last=3").finish()
+    second = step_folder(case.directory, 2)
+    for suffix in ("", "1"):  # twice: what was set aside before stays too
+        run = case.start("checkpoint.keep_last=3", f"checkpoint.resume={second}")
+        run.finish()
+        assert "changed since" not in run.output
+        assert "repeated: steps 3 to 6 are run again" in run.output
+        for step in (4, 6):
+            folder = step_folder(case.directory, step)
+            kept = folder.with_name(f"{folder.name}.abandoned{suffix}")
+            assert f"{folder} is kept as {kept.name}" in run.output
+            Checkpoint(kept).verify()
+        assert case.losses() == undisturbed.losses()
+        assert case.final_files() == undisturbed.final_files()
+    case.start("train.steps=8").finish()  # auto: none of the abandoned ones is taken
+    assert [path.name for path in case.checkpoints()] == ["step_00000006", "step_00000008"]
+    abandoned = sorted(path.name for path in second.parent.glob("*.abandoned*"))
+    assert len(abandoned) == 4
 
 
 def test_other_data_are_refused(case: Case) -> None:

@@ -1,6 +1,11 @@
 """The run directory: complete or absent, never overwritten, readable by the config loader."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,7 @@ import yaml
 
 from ndtrain.config.schema import Config, Optim, Run
 from ndtrain.core.errors import UserError
+from ndtrain.observe import run_directory
 from ndtrain.observe.run_directory import RunDirectory, Status
 
 CONFIG = Config(run=Run(name="small", seed=7), optim=Optim(lr=1e-4, eps=1e-8))
@@ -53,6 +59,52 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(run: RunDirector
         run.create(CONFIG, ["run.seed=8"], {})
     after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     assert after == before
+
+
+CREATE_POINTS = (
+    "create.folder_made",
+    "create.begun",
+    "create.folders_made",
+    "create.config_written",
+    "create.inputs_written",
+    "create.status_written",
+)
+
+
+def test_the_points_are_those_of_the_code() -> None:
+    text = Path(run_directory.__file__).read_text("utf-8")
+    assert set(re.findall(r'reach\("(create\.\w+)"\)', text)) == set(CREATE_POINTS)
+
+
+@pytest.mark.parametrize("point", CREATE_POINTS)
+def test_a_kill_while_it_is_made_leaves_a_folder_that_can_be_used(
+    run: RunDirectory, point: str
+) -> None:
+    program = (
+        "import pathlib, sys\n"
+        "from ndtrain.config.schema import Config\n"
+        "from ndtrain.observe.run_directory import RunDirectory\n"
+        "RunDirectory(pathlib.Path(sys.argv[1])).create(Config(), [], {})\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program, str(run.path)],
+        env={**os.environ, "NDTRAIN_FAULT": f"{point}:kill"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    if run.status() is None:
+        if point != "create.folder_made":
+            (run.path / ".env.json.77.abcd.tmp").touch()  # as a kill inside a write leaves it
+        run.create(CONFIG, [], {})
+    else:  # it was complete, and a run that goes on writes its status
+        assert point == "create.status_written"
+        run.write_inputs(CONFIG, [], {})
+        run.write_status(Status(state="running", step=0))
+    assert {path.name for path in run.path.iterdir()} == {
+        *("config.yaml", "overrides.txt", "origins.json", "env.json", "status.json"),
+        *("log", "trace", "checkpoints"),
+    }
+    assert yaml.safe_load(run.config_file.read_text())["run"]["seed"] == 7
 
 
 def test_an_empty_folder_is_used(run: RunDirectory) -> None:

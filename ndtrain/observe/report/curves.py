@@ -64,7 +64,7 @@ def time_split(run: RunFiles) -> str:
     needed = ("step_ms", "data_ms", "comm_ms", "exposed_comm_ms")
     known = [r for r in run.steps if all(r.get(key) is not None for key in needed)]
     if not known:
-        return paragraph(_NO_STEPS, "muted")
+        return _step_times(run)
     exposed, data = _points(known, "exposed_comm_ms"), _points(known, "data_ms")
     rest: Points = [
         (r["step"], max(0.0, r["step_ms"] - r["exposed_comm_ms"] - r["data_ms"])) for r in known
@@ -96,6 +96,16 @@ def time_split(run: RunFiles) -> str:
         took = [record["save_ms"] for record in run.saves]
         words = paragraph(f"{len(took)} saves, from copy to published: {_clock(took)}.") + words
     return chart + _quantiles(rows) + words
+
+
+def _step_times(run: RunFiles) -> str:
+    """Where only a profile of the device could tell compute from communication."""
+    times = _points(run.steps, "step_ms")
+    chart = line_chart([Series("step", times, "blue")], "ms", marks(run), from_zero=True)
+    if not chart:
+        return paragraph(_NO_STEPS, "muted")
+    words = "How much of a step is communication was not measured."
+    return chart + _quantiles([_row("step, ms", times)]) + paragraph(words, "muted")
 
 
 def memory(run: RunFiles) -> str:

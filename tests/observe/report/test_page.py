@@ -177,6 +177,13 @@ def test_overlap_by_operation_and_saves(tmp_path: Path) -> None:
     assert "1 saves, from copy to published: median 1.5 s" in parts["time"]
 
 
+def test_a_device_that_only_a_profile_can_tell_about(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "small", num_steps=4, comm_ms=None, exposed_comm_ms=None)
+    part = sections(report(run))["time"]
+    assert "<svg" in part
+    assert "communication was not measured" in part
+
+
 def test_unknown_hardware_has_no_mfu(tmp_path: Path) -> None:
     run = make_run(tmp_path / "small", num_steps=4, mfu=None, overlap_pct=None)
     assert "MFU: n/a" in sections(report(run))["throughput"]
