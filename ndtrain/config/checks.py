@@ -210,4 +210,30 @@ def _trace(config: Config, world_size: int | None) -> Iterator[Problem]:
         yield Problem(what, ("observe.trace_steps", "train.steps"), legal)
 
 
-CHECKS: tuple[Check, ...] = (_heads, _tensor_parallel, _grid, _batch, _schedule, _data, _trace)
+def _traced(config: Config, world_size: int | None) -> Iterator[Problem]:
+    """What a traced step cannot do: only the device's compiler knows what runs when."""
+    if config.runtime.device != "xla":
+        return
+    if config.parallel.tp > 1 and config.overlap.mode in ("auto", "serial"):
+        what = f"overlap.mode={config.overlap.mode} measures or orders what runs, which xla hides"
+        keys = ("overlap.mode", "runtime.device")
+        yield Problem(what, keys, "legal on xla: off, bulk, chunk, ring")
+    if config.train.recompute != "none":
+        what = f"train.recompute={config.train.recompute} on xla: its compiler merges what is equal"
+        yield Problem(what, ("train.recompute", "runtime.device"), "legal on xla: none")
+    if config.observe.trace_steps is not None:
+        what = "observe.trace_steps on xla: times of the host say nothing about the device"
+        keys = ("observe.trace_steps", "runtime.device")
+        yield Problem(what, keys, "set it to null and use the device's profiler")
+
+
+CHECKS: tuple[Check, ...] = (
+    _heads,
+    _tensor_parallel,
+    _grid,
+    _batch,
+    _schedule,
+    _data,
+    _trace,
+    _traced,
+)

@@ -177,6 +177,14 @@ class Overlap(Section):
     """Gradients that travel together (fp32; 1 MB = 10^6 bytes), when data_parallel is on."""
 
 
+class Runtime(Section):
+    """The device that computes."""
+
+    device: Literal["cpu", "xla"] = "cpu"
+    """cpu: gloo between the ranks; xla: torch-xla, every step one traced graph, on Trainium or,
+    where there is none, on torch-xla's CPU device."""
+
+
 class Ops(Section):
     """Which implementation computes an operation."""
 
@@ -250,6 +258,7 @@ class Config(Section):
     parallel: Parallel = Parallel()
     optim: Optim = Optim()
     train: Train = Train()
+    runtime: Runtime = Runtime()
     ops: Ops = Ops()
     overlap: Overlap = Overlap()
     checkpoint: Checkpoint = Checkpoint()

@@ -31,6 +31,7 @@ class Runtime:
     spans: SpanRecorder
     flights: Mapping[str, FlightRecorder] = field(default_factory=dict)  # by lane
     trace: Trace | None = None  # where nothing runs until the step's whole graph is known
+    about: str = ""  # what a person should know of the device
 
     def compute(self, name: str) -> AbstractContextManager[None]:
         """A span on the compute track, or of a traced step a name for its instructions."""

@@ -4,7 +4,7 @@ On a lazy device nothing runs when it is called, so there are no streams. What c
 which instruction depends on which, and the order in which collectives were recorded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -18,4 +18,11 @@ class Trace(Protocol):
 
     def tie(self, tensors: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
         """The tensors' values as new tensors that also depend on everything in `after`."""
+        ...
+
+    def run(self, name: str, note: Callable[[str], None]) -> None:
+        """Runs what is recorded: every tensor that is still referred to gets its value.
+
+        name: what a person would call the graph; `note` is told while it compiles.
+        """
         ...

@@ -13,7 +13,7 @@ divide the world evenly, and compiling needs no other process.
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from ndtrain.core.spans import SpanRecorder
 from ndtrain.ops import by_value  # noqa: F401  registers what the device needs
 from ndtrain.ops.norm import wide
 from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.compilation import CompilationWatch, Note
 from ndtrain.runtime.mesh import Axis, Mesh, axis_lines
 from ndtrain.runtime.runtime import Runtime, inline, num_kv_replicas
 
@@ -86,20 +87,32 @@ class XlaTransport:
 class XlaTrace:
     """`traced.Trace` on torch-xla."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_scopes: bool = True) -> None:
+        """has_scopes: False where graphs end inside them, which torch-xla does not allow."""
         import torch_xla.core.xla_model as xla_model
+        import torch_xla.debug.metrics as metrics
         import torch_xla.debug.profiler as profiler
 
-        self._xla, self._profiler = xla_model, profiler
+        self._has_scopes = has_scopes
+        self._xla, self._profiler, self._metrics = xla_model, profiler, metrics
+        self._watch = CompilationWatch(import_torch_xla().sync, self.num_compilations)
 
     def scope(self, name: str) -> AbstractContextManager[None]:
-        return self._profiler.Trace(name)
+        return self._profiler.Trace(name) if self._has_scopes else nullcontext()
 
     def tie(self, tensors: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
         # The barrier works in place; other readers of the tensors must not wait with this one.
         tied = [x.clone() for x in (*tensors, *after)]
         self._xla.optimization_barrier_(tied)
         return tied[: len(tensors)]
+
+    def run(self, name: str, note: Note) -> None:
+        self._watch.run(name, note)
+
+    def num_compilations(self) -> int:
+        """Graphs that were compiled in this process, by whoever asked for their values."""
+        compiled = self._metrics.metric_data("CompileTime")
+        return compiled[0] if compiled else 0
 
 
 def trace_xla(rank: int, tp: int, dp: int, num_kv_heads: int) -> Runtime:

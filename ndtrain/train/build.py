@@ -28,6 +28,7 @@ from ndtrain.parallel.recompute import recompute
 from ndtrain.parallel.shard import Shard
 from ndtrain.parallel.spans import record_local_modules
 from ndtrain.parallel.zero import ShardedAdamW
+from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import together
@@ -47,11 +48,11 @@ class Training:
     shape: Shape
     model: Qwen3
     shards: dict[str, Shard]
-    optimizer: ShardedAdamW
+    optimizer: ShardedAdamW  # on a device that traces, TracedAdamW
     dataset: Dataset
     loader: Loader
     held_out: HeldOutRows | None
-    machine: Machine
+    machine: Machine | None  # None where the host's rates are not the device's
     decision: Decision
 
 
@@ -89,12 +90,13 @@ def build(
 
     with torch.device("meta"):
         model = Qwen3(shape, implementation)
-    machine = measure_machine(runtime, config.train.compute_dtype)
+    is_traced = runtime.trace is not None
+    machine = None if is_traced else measure_machine(runtime, config.train.compute_dtype)
     plan_file = Path(config.run.directory) / config.run.name / "plan.json"
     decision = overlap_plan(config, runtime, shape, machine, plan_file, log)
     shards = parallelize(model, runtime, decision.modes)
     dtype = DTYPES[config.train.compute_dtype]
-    optimizer = ShardedAdamW(
+    optimizer = (TracedAdamW if is_traced else ShardedAdamW)(
         model,
         shards,
         source,
@@ -106,6 +108,8 @@ def build(
     )
     if start.checkpoint and start.state:
         load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
+    if runtime.trace is not None:
+        runtime.trace.run("the initial state", log)
     recompute(model, config.train.recompute)
     record_local_modules(model, runtime)
     held_out = _held_out(config, dataset) if config.train.eval_every else None

@@ -1,5 +1,7 @@
 """Mean loss over the held-out rows, each counted once, the same on every layout."""
 
+from collections.abc import Callable
+
 import torch
 
 from ndtrain.data.loader import HeldOutRows, rank_rows
@@ -9,8 +11,18 @@ from ndtrain.train.step import batch_loss
 
 
 @torch.no_grad()
-def evaluate(model: Qwen3, held_out: HeldOutRows, micro_batch_size: int, runtime: Runtime) -> float:
-    """Nats per counted token. Collective over the mesh."""
+def evaluate(
+    model: Qwen3,
+    held_out: HeldOutRows,
+    micro_batch_size: int,
+    runtime: Runtime,
+    note: Callable[[str], None] = lambda text: None,
+    begin: Callable[[], None] = lambda: None,
+) -> float:
+    """Nats per counted token. Collective over the mesh.
+
+    For a device that traces: note is told while a graph compiles, begin comes before each batch.
+    """
     data = runtime.mesh.data
     unit = data.size * micro_batch_size
     # Equal shapes on all ranks: rows beyond the held-out ones are empty and count nothing.
@@ -19,5 +31,9 @@ def evaluate(model: Qwen3, held_out: HeldOutRows, micro_batch_size: int, runtime
     loss = torch.zeros(1, dtype=torch.float64)
     with runtime.spans.span("evaluate", "host"):
         for rows in rank_rows(padded, data.size, data.rank, micro_batch_size):
-            loss += batch_loss(model, held_out.batch(rows), num_targets, runtime).double()
+            begin()
+            part = batch_loss(model, held_out.batch(rows), num_targets, runtime)
+            if runtime.trace is not None:
+                runtime.trace.run("the evaluation", note)
+            loss += part.cpu().double()
     return runtime.collectives.all_reduce(loss, data, "held_out_loss").item()

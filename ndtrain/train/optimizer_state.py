@@ -82,9 +82,10 @@ def state_pieces(
     """Views of the state that this rank writes. Before the first update there are no moments."""
     tensor_rank = optimizer.runtime.mesh.tensor.rank
     for bucket in optimizer.buckets:
-        flat = {kind: optimizer.state_of(bucket).get(kind) for kind in MOMENTS}
+        state = optimizer.state_of(bucket)
+        flat = {kind: state[kind].cpu() if kind in state else None for kind in MOMENTS}
         if bucket.values.dtype != bucket.master.dtype:  # else the weights are the master weights
-            flat[MASTER] = bucket.master.detach()
+            flat[MASTER] = bucket.master.detach().cpu()
         for part in own_parts(bucket, shards, tensor_rank):
             for kind, values in flat.items():
                 if values is not None and part.is_first_copy:
@@ -102,15 +103,16 @@ def load_moments(
     if not state.has(FIRST_MOMENT):
         return
     for bucket in optimizer.buckets:
-        moments = {kind: torch.zeros_like(bucket.master) for kind in MOMENTS}
+        master, device = bucket.master, bucket.master.device
+        moments = {kind: torch.zeros(master.shape, dtype=master.dtype) for kind in MOMENTS}
         for part in own_parts(bucket, shards, tensor_rank):
             for kind, values in moments.items():
                 values[part.begin : part.end] = state.read_flat(
                     kind, part.name, part.dim, part.bounds, part.start, part.stop
                 )
         optimizer.state_of(bucket).update(
-            step=torch.tensor(float(num_updates)),
-            **{kind: values.detach() for kind, values in moments.items()},
+            step=torch.tensor(float(num_updates)).to(device),
+            **{kind: values.to(device) for kind, values in moments.items()},
         )
 
 

@@ -53,7 +53,7 @@ def overlap_plan(
     config: schema.Config,
     runtime: Runtime,
     shape: Shape,
-    machine: Machine,
+    machine: Machine | None,
     file: Path,
     log: Callable[[str], None],
 ) -> Decision:
@@ -100,9 +100,12 @@ def decide_on(
     sequence_length: int,
     batch_size: int,
     dtype: str,
-    machine: Machine,
+    machine: Machine | None,
 ) -> tuple[Decision, Figures | None]:
-    """Measures the link if that is needed, and decides. Collective over the world."""
+    """Measures the link if that is needed, and decides. Collective over the world.
+
+    machine: None where nothing has to be weighed.
+    """
     size = runtime.mesh.tensor.size
     weighs = size > 1 and needs_figures(settings)
     figures = _figures(runtime, machine) if weighs else None
@@ -140,7 +143,8 @@ def _stored(file: Path, layout: dict[str, Any], replan: bool) -> dict[str, Any] 
         raise UserError("not a plan", str(file), "remove the file to decide again") from None
 
 
-def _figures(runtime: Runtime, machine: Machine) -> Figures:
+def _figures(runtime: Runtime, machine: Machine | None) -> Figures:
+    assert machine is not None, "a traced step has its modes from the configuration"
     link = measure_link(runtime, runtime.mesh.tensor)
     return Figures(
         matmul_flops=machine.matmul_flops,

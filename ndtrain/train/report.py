@@ -257,7 +257,10 @@ class Report:
     def _record(self, measured: Measured) -> Record:
         flops = step_flops(self._shape, measured.tokens, measured.pairs)
         rate = tokens_per_second(measured.tokens, measured.step_ms)
-        comm_ms, exposed_ms = measured.comm_ms, measured.exposed_comm_ms
+        comm_ms: float | None = measured.comm_ms
+        exposed_ms: float | None = measured.exposed_comm_ms
+        if self.runtime.trace is not None:  # only a profile of the device knows
+            comm_ms = exposed_ms = None
         return {
             "loss": measured.loss,
             "tokens_per_second": rate,
@@ -268,7 +271,9 @@ class Report:
             "data_ms": measured.data_ms,
             "comm_ms": comm_ms,
             "exposed_comm_ms": exposed_ms,
-            "overlap_pct": 100 * (1 - exposed_ms / comm_ms) if comm_ms else None,
+            "overlap_pct": 100 * (1 - exposed_ms / comm_ms)
+            if comm_ms and exposed_ms is not None
+            else None,
             "memory_gib": measured.memory_gib,
             "memory_pct": 100 * measured.memory_gib / machine_gib(),
         }

@@ -192,9 +192,12 @@ class Saver:
 
 def weight_pieces(training: Training) -> Iterator[tuple[Piece, Tensor]]:
     """This rank's parameters without the slices that an earlier rank writes."""
-    parameters = dict(training.model.named_parameters())
+    parameters: dict[str, Tensor] = {}
+    for bucket in training.optimizer.buckets:
+        values = bucket.values.cpu()  # a bucket at a time, where it is not there already
+        parameters |= {member.name: bucket.view(values, member) for member in bucket.members}
     for name, shard in training.shards.items():
-        piece = first_copies(parameters[name].detach(), shard, training.runtime.mesh)
+        piece = first_copies(parameters[name], shard, training.runtime.mesh)
         if piece is not None:
             bounds, tensor = piece
             yield Piece(name, shard.dim, tuple(bounds)), tensor

@@ -37,14 +37,17 @@ class StepResult:
 
 def batch_loss(model: Qwen3, batch: Batch, num_targets: int, runtime: Runtime) -> Tensor:
     """Sum of the batch's token losses / num_targets; the same scalar on every tensor rank."""
-    tokens, targets, positions = (
-        torch.from_numpy(array).to(runtime.device)
-        for array in (batch.tokens_BS, batch.targets_BS, batch.positions_BS)
+    tokens, targets = (
+        torch.from_numpy(array).to(runtime.device) for array in (batch.tokens_BS, batch.targets_BS)
     )
+    positions = torch.from_numpy(batch.positions_BS)
+    if runtime.trace is None:
+        positions = positions.to(runtime.device)
     starts = None
     if batch.starts_BS is not None:
         starts = torch.from_numpy(batch.starts_BS).to(runtime.device)
-    weights = torch.full(targets.shape, 1.0 / num_targets, device=runtime.device)
+    # Filled on the host: in a traced step a number that changes must be data, or it is compiled in.
+    weights = torch.full(targets.shape, 1.0 / num_targets).to(runtime.device)
     return model.loss(tokens, targets, weights, positions, starts)
 
 

@@ -101,7 +101,7 @@ def _checked(loaded: Loaded, world_size: int) -> Config:
 
 
 def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: StopRequests) -> int:
-    runtime = start_cpu(config.parallel.tp, _dp(config), config.model.num_kv_heads)
+    runtime = _start_runtime(config)
     rank = runtime.mesh.world.rank
     lock = together(runtime, lambda: lock_run(directory.path) if rank == 0 else None, "lock")
     start = find_start(config, loaded, directory, runtime)
@@ -165,6 +165,8 @@ def _train_in(
         _note(sinks, text)
 
     note(_describe(config, runtime, directory))
+    if runtime.about:
+        note(runtime.about)
     for line in start.describe(config):
         note(line)
     is_node_leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
@@ -212,6 +214,15 @@ def _record_hang(directory: RunDirectory, text: str) -> None:
         append_event(directory.events_file, status.step, reason)
 
 
+def _start_runtime(config: Config) -> Runtime:
+    tp, dp, num_kv_heads = config.parallel.tp, _dp(config), config.model.num_kv_heads
+    if config.runtime.device == "cpu":
+        return start_cpu(tp, dp, num_kv_heads)
+    from ndtrain.runtime.start_xla import start_xla  # needs torch-xla
+
+    return start_xla(tp, dp, num_kv_heads)
+
+
 def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
     mesh = runtime.mesh
     return (
@@ -223,7 +234,13 @@ def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
 
 def _report(training: Training, directory: RunDirectory, sinks: list[Sink], start: Start) -> Report:
     runtime, config = training.runtime, training.config
-    peak = training.machine.matmul_flops * runtime.mesh.world.size
+    peak, overlap = None, None
+    if training.machine is not None:
+        peak = training.machine.matmul_flops * runtime.mesh.world.size
+    if runtime.trace is None:  # else only the device knows what ran beside what
+        overlap = overlap_report(
+            training.decision, config.overlap.data_parallel, training.optimizer
+        )
     runtime.collectives.barrier(runtime.mesh.world, "clock")
     origin_ns = time.perf_counter_ns()
     runtime.spans.drain()
@@ -237,9 +254,10 @@ def _report(training: Training, directory: RunDirectory, sinks: list[Sink], star
         origin_ns,
         start.step,
         start.checkpoint.folder if start.checkpoint else None,
-        overlap_report(training.decision, config.overlap.data_parallel, training.optimizer),
+        overlap,
     )
-    report.note(f"mfu: of {peak / 1e9:.0f} GFLOP/s, measured by matmuls on all ranks at once")
+    if peak:
+        report.note(f"mfu: of {peak / 1e9:.0f} GFLOP/s, measured by matmuls on all ranks at once")
     return report
 
 

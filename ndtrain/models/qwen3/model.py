@@ -174,7 +174,9 @@ class Qwen3(nn.Module):
             row = torch.arange(tokens_BS.shape[1], device=tokens_BS.device)
             positions_BS = row.expand(tokens_BS.shape)
         dtype = self.norm.weight.dtype
-        return rope_tables(positions_BS, self.shape.head_dim, self.shape.rope_theta, dtype)
+        cos, sin = rope_tables(positions_BS, self.shape.head_dim, self.shape.rope_theta, dtype)
+        # Positions may be the host's: not every device has the fp64 of the tables' angles.
+        return cos.to(tokens_BS.device), sin.to(tokens_BS.device)
 
     def logits(self, x_SBH: Tensor) -> Tensor:
         """[S, B, H] -> [S, B, V]. For generation and tests: training uses `loss`."""

@@ -1,0 +1,93 @@
+"""ZeRO-1 in a traced step: what the host decides elsewhere is decided in the graph.
+
+    optimizer = TracedAdamW(model, shards, source, runtime, settings, torch.bfloat16)
+    optimizer.begin()                        # before every step
+    optimizer.traffic.arm()
+    loss.backward()
+    norm = optimizer.record(lr, loss)        # tensors; nothing has run yet
+
+A step whose loss or gradient is not finite leaves weights, moments and gradients as they were: the
+host learns of it from the norm, after the graph has run. The learning rate is an argument of the
+graph, not a constant in it. The norm is summed in fp32: NeuronCores have no fp64.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ndtrain.config.schema import Optim
+from ndtrain.parallel.zero import ShardedAdamW
+
+
+class TracedAdamW(ShardedAdamW):
+    def _adamw(
+        self, master: nn.Parameter, settings: Optim, weight_decay: float
+    ) -> torch.optim.AdamW:
+        """With the number of updates on the device, and moments from the start."""
+        device = master.device
+        adamw = torch.optim.AdamW(
+            [master],
+            lr=torch.tensor(settings.lr).to(device),
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=weight_decay,
+            foreach=False,
+            capturable=True,
+        )
+        zeros = torch.zeros(master.shape, dtype=master.dtype)
+        adamw.state[master] = {
+            "step": torch.tensor(0.0).to(device),
+            "exp_avg": zeros.to(device),
+            "exp_avg_sq": zeros.to(device),
+        }
+        return adamw
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """The next step reads its parameters from the buckets, whoever has read them before.
+
+        torch-xla keeps what a view was when it was last read. After an evaluation the step would
+        read those tensors instead of the buckets: another graph, and it would be compiled again.
+        """
+        for bucket in self.buckets:
+            for buffer in (bucket.values, bucket.gradients):
+                buffer.copy_(buffer.clone())
+
+    @torch.no_grad()
+    def record(self, lr: Tensor, loss: Tensor) -> Tensor:
+        """The update; returns the global L2 norm [1] of the gradient before clipping.
+
+        lr: fp32 scalar on the device. loss: of this rank, any shape; not finite, the norm is not.
+        Collective over the mesh.
+        """
+        self.traffic.reduce()
+        norm = self._recorded_norm(loss)
+        is_sound = torch.isfinite(norm)
+        limit = self.clip_norm
+        scale = None if limit is None else (limit / norm).clamp(max=1.0)
+        gradients = [bucket.gradients.clone() for bucket in self.buckets]
+
+        def update(index: int) -> None:
+            bucket, adamw = self.buckets[index], self._updates[index]
+            if scale is not None:
+                bucket.master.grad = bucket.own_gradient * scale
+            (group,) = adamw.param_groups
+            group["lr"] = lr
+            state = [bucket.master, *self.state_of(bucket).values()]
+            before = [tensor.clone() for tensor in state]
+            adamw.step()
+            for tensor, old in zip(state, before, strict=True):
+                tensor.copy_(torch.where(is_sound, tensor, old).view(tensor.shape))
+
+        self.traffic.update(norm, update)
+        for bucket, refused in zip(self.buckets, gradients, strict=True):
+            bucket.gradients.copy_(torch.where(is_sound, bucket.gradients, refused))
+        return norm
+
+    def _recorded_norm(self, loss: Tensor) -> Tensor:
+        total = 0.0 * loss.sum().float().reshape(1)
+        for bucket in self.buckets:
+            for start, stop, num_replicas in bucket.norm_segments(self.shards):
+                square = bucket.own_gradient[start:stop].norm().float().square()
+                total = total + square / num_replicas
+        mesh = self.runtime.mesh
+        return self.runtime.collectives.all_reduce(total, mesh.world, "gradient_norm").sqrt()

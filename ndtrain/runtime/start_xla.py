@@ -1,0 +1,100 @@
+"""Starts a rank on torch-xla: the guards first, then device, mesh, transports.
+
+    runtime = start_xla(tp=1, dp=1, num_kv_heads=8)     # with more ranks gloo's group must exist
+
+On a device that reaches other processes (Trainium) the step's collectives are in its graph. On
+torch-xla's CPU device they are not: gloo carries them between graphs (`host_collectives.py`).
+"""
+
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+
+from ndtrain.core.errors import UserError
+from ndtrain.core.spans import SpanRecorder
+from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.gloo import GlooTransport
+from ndtrain.runtime.host_collectives import ByDevice, GlooBetweenGraphs
+from ndtrain.runtime.mesh import Mesh, axis_lines
+from ndtrain.runtime.runtime import Runtime, inline, num_kv_replicas
+from ndtrain.runtime.xla import XlaTrace, XlaTransport, import_torch_xla
+
+# PyPI serves packages without code under these names, torch-neuronx 1.0, libneuronxla 1.0 and
+# neuronx-cc 1.0.post1; the first releases of the stack that torch-xla 2.9 belongs to.
+OLDEST = {"torch-neuronx": (2, 9), "libneuronxla": (2, 2), "neuronx-cc": (2, 0)}
+
+
+def start_xla(tp: int, dp: int, num_kv_heads: int) -> Runtime:
+    """Collective over the world. Raises UserError for an installation or a world that is not it."""
+    neuron = neuron_packages()
+    if "torch-neuronx" not in neuron:
+        os.environ.setdefault("PJRT_DEVICE", "CPU")
+    torch_xla = import_torch_xla()
+    import torch_xla.runtime as xla_runtime
+
+    size, replicas = tp * dp, num_kv_replicas(tp, num_kv_heads)
+    is_cpu = xla_runtime.device_type() == "CPU"
+    check_world(size, xla_runtime.world_size(), is_cpu)
+    cuts_graphs = is_cpu and size > 1
+    mesh = Mesh.create(tp, dp, replicas) if size > 1 else Mesh.place(0, 1, 1)
+    lines = axis_lines(tp, dp, replicas)
+    device_transport = GlooBetweenGraphs() if cuts_graphs else XlaTransport(lines)
+    spans = SpanRecorder()
+    spans.enabled = False  # the host's times while tracing are nobody's
+    collectives = Collectives(ByDevice(GlooTransport("main"), device_transport), spans)
+    streams = inline(collectives)
+    flights = {"main": collectives.flight} if size > 1 else {}
+    device = torch_xla.device()
+    trace = XlaTrace(has_scopes=not cuts_graphs)
+    about = _about(neuron, is_cpu, cuts_graphs)
+    return Runtime(device, mesh, collectives, streams, streams, spans, flights, trace, about)
+
+
+def _about(neuron: Mapping[str, str], is_cpu: bool, cuts_graphs: bool) -> str:
+    if not is_cpu:
+        return f"xla: {', '.join(f'{name} {version}' for name, version in neuron.items())}"
+    about = "xla: torch-xla's CPU device, which stands in for a Trainium"
+    if cuts_graphs:
+        about += "; it reaches no other process: gloo carries the collectives between its graphs"
+    return about
+
+
+def neuron_packages() -> Mapping[str, str]:
+    """Versions of Neuron's packages that are installed. Raises UserError for a placeholder."""
+    found: dict[str, str] = {}
+    for package, oldest in OLDEST.items():
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < oldest:
+            raise UserError(
+                f"{package} {version} is PyPI's placeholder without code, or older than torch-xla",
+                "runtime.device=xla",
+                "install it from the package index in the AWS Neuron setup guide",
+            )
+        found[package] = version
+    return found
+
+
+def check_world(size: int, xla_size: int, is_cpu: bool) -> None:
+    """size: ranks of the configuration; xla_size: devices that torch-xla's graphs can reach.
+
+    With a world that is too small torch-xla's collectives return the local tensor without an error.
+    """
+    group_size: Any = dist.get_world_size() if dist.is_initialized() else 1
+    if group_size != size:
+        raise UserError(
+            f"the process group has {group_size} ranks, the configuration {size}",
+            "runtime.device=xla",
+            "start as many ranks as parallel.tp x parallel.dp",
+        )
+    if xla_size != size and not (is_cpu and xla_size == 1):
+        raise UserError(
+            f"torch-xla reaches {xla_size} devices, the configuration has {size} ranks",
+            "runtime.device=xla",
+            "start with torchrun, one process a device",
+        )
