@@ -1,4 +1,4 @@
-"""`ndtrain overlap show|verify CONFIG`: a layer's schedules as a timeline, and proved right."""
+"""`ndtrain overlap show|verify CONFIG`: a step's schedules as timelines, and proved right."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ndtrain.overlap.node_cost import Figures
     from ndtrain.overlap.timeline import Timeline
     from ndtrain.parallel.layer_timeline import Part
+    from ndtrain.parallel.step_timeline import BucketLayout
 
 MODES = ("auto", "off", "serial", "bulk", "chunk", "ring")
 FORMS = ("off", "bulk", "chunk", "ring")
@@ -48,9 +49,9 @@ def show(
     as_json: bool,
     **figures: Any,
 ) -> None:
-    """Draw a layer's forward and backward as a timeline, predicted.
+    """Draw a layer's forward and backward, the head and the buckets as timelines, predicted.
 
-    The layer runs on meta tensors and a virtual clock, on a machine of the hardware table or of
+    The step runs on meta tensors and a virtual clock, on a machine of the hardware table or of
     given figures. For instance:
 
       ndtrain overlap show qwen3_8b+pretrain parallel.tp=8 --hardware trn1 -o layer.svg
@@ -92,8 +93,10 @@ def _load(ctx: click.Context, config: str, overrides: tuple[str, ...], mode: str
 
 
 def _parts(config: Config, machine: Figures) -> dict[Any, list[Part]]:
+    """By panel: a layer's passes, the head, and where there are several replicas the buckets."""
     from ndtrain.overlap.gate import decide
     from ndtrain.parallel.layer_timeline import layer_timeline
+    from ndtrain.parallel.step_timeline import bucket_part, head_part
     from ndtrain.runtime.dtypes import DTYPES
     from ndtrain.train.build import shape_of
     from ndtrain.train.overlap_plan import operation_sizes
@@ -101,15 +104,34 @@ def _parts(config: Config, machine: Figures) -> dict[Any, list[Part]]:
     shape, dtype = shape_of(config.model), DTYPES[config.train.compute_dtype]
     length, batch = config.data.sequence_length, config.train.micro_batch_size
     tp = config.parallel.tp
-    decision = decide(config.overlap, operation_sizes(shape, length, batch, tp), machine, dtype)
-    return layer_timeline(
-        shape, length, batch, tp, decision.modes, dtype, machine, config.train.recompute
+    sizes = operation_sizes(shape, length, batch, tp)
+    modes = decide(config.overlap, sizes, machine, dtype).modes
+    layer = layer_timeline(shape, length, batch, tp, modes, dtype, machine, config.train.recompute)
+    panels: dict[Any, list[Part]] = {**layer, "head": [head_part(sizes, modes, dtype, machine)]}
+    layout = _bucket_layout(config, None)
+    if layout.dp > 1:
+        panels["buckets"] = [bucket_part(layout, shape.num_layers, dtype, machine, layer)]
+    return panels
+
+
+def _bucket_layout(config: Config, ranks: int | None) -> BucketLayout:
+    """ranks: in all; None: as the config asks for."""
+    from ndtrain.config.checks import data_parallel
+    from ndtrain.parallel.step_timeline import BucketLayout
+    from ndtrain.train.build import shape_of
+
+    return BucketLayout.of(
+        shape_of(config.model),
+        config.parallel.tp,
+        data_parallel(config, ranks) or 1,
+        round(config.overlap.bucket_megabytes * 1e6),
+        config.overlap.data_parallel != "off",
     )
 
 
 def _title(name: str, config: Config) -> str:
     return (
-        f"{name}: one layer, predicted; tp={config.parallel.tp}, "
+        f"{name}: one layer, head and buckets, predicted; tp={config.parallel.tp}, "
         f"{config.train.micro_batch_size} x {config.data.sequence_length} tokens, "
         f"{config.train.compute_dtype}, overlap.mode={config.overlap.mode}"
     )
@@ -191,50 +213,61 @@ def verify(
     pair of a product and a communication the graph has to say what the schedules say: what waits
     for what, and what is free to run beside it. Whether a compiler uses that, only a device shows.
     """
-    loaded = _load_for(ctx, config, overrides, world_size)
-    tp = loaded.parallel.tp
+    loaded, layout = _load_for(ctx, config, overrides, world_size)
+    tp, dp = loaded.parallel.tp, layout.dp
     if hlo and tp == 1:
         raise UserError("on one rank nothing is communicated", "--hlo", "set parallel.tp above 1")
-    found = _verified(loaded, (mode,) if mode else FORMS)
+    found = _verified(loaded, layout, (mode,) if mode else FORMS)
     if hlo:
         _compare_graphs(loaded, found)
     if as_json:
         num_problems = sum(len(row["problems"]) for row in found)
-        terminal.print_json({"tp": tp, "ok": num_problems == 0, "schedules": found})
+        terminal.print_json({"tp": tp, "dp": dp, "ok": num_problems == 0, "schedules": found})
     else:
         for row in found:
             state = "ok  " if not row["problems"] else "fail"
-            pairs = f"  {row['pairs']:>5} pairs, {row['free']} free" if hlo else ""
+            pairs = f"  {row['pairs']:>5} pairs, {row['free']} free" if "pairs" in row else ""
             click.echo(f"{state}  {row['mode']:<6} {row['operation']:<8} {row['pass']:<8}{pairs}")
             for problem in row["problems"]:
                 click.echo(f"      {problem}")
-        click.echo(f"{len(found)} schedules on {tp} ranks of the tensor axis")
+        click.echo(f"{len(found)} schedules on {tp} tensor x {dp} data ranks")
     return Unhealthy.exit_code if any(row["problems"] for row in found) else 0
 
 
 def _load_for(
     ctx: click.Context, config: str, overrides: tuple[str, ...], world_size: int | None
-) -> Config:
+) -> tuple[Config, BucketLayout]:
     from ndtrain.config import checks
     from ndtrain.config.load import load
 
     loaded = load(config, check_overrides(ctx, config, overrides))
     ranks = world_size or checks.world_size(loaded.config)
     checks.check(loaded.config, ranks, loaded.origins)
-    return loaded.config
+    return loaded.config, _bucket_layout(loaded.config, ranks)
 
 
-def _verified(config: Config, modes: tuple[str, ...]) -> list[dict[str, Any]]:
+def _verified(config: Config, layout: BucketLayout, modes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A row a schedule, of the forms that it has: the head no ring, the buckets off and bulk."""
+    from dataclasses import replace
+
     from ndtrain.parallel.layer_schedules import layer_problems
+    from ndtrain.parallel.step_schedules import HEAD_MODES, bucket_problems, head_problems
     from ndtrain.runtime.dtypes import DTYPES
     from ndtrain.train.build import shape_of
 
     shape, dtype = shape_of(config.model), DTYPES[config.train.compute_dtype]
-    length, batch = config.data.sequence_length, config.train.micro_batch_size
+    step = (shape, config.data.sequence_length, config.train.micro_batch_size, config.parallel.tp)
     found = []
     for mode in modes:
-        problems = layer_problems(shape, length, batch, config.parallel.tp, mode, dtype)  # type: ignore[arg-type]
-        for (operation, when), listed in problems.items():
+        linears = layer_problems(*step, mode, dtype)  # type: ignore[arg-type]
+        problems: list[tuple[str, str, list[str]]]
+        problems = [(*name, listed) for name, listed in linears.items()]
+        if mode in HEAD_MODES:
+            problems.append(("head", "forward", head_problems(*step, mode, dtype)))
+        if layout.dp > 1 and mode in ("off", "bulk"):
+            form = replace(layout, in_background=mode == "bulk")
+            problems.append(("buckets", "step", bucket_problems(form)))
+        for operation, when, listed in problems:
             row = {"mode": mode, "operation": operation, "pass": when, "problems": listed}
             found.append(row)
     return found
@@ -253,6 +286,8 @@ def _compare_graphs(config: Config, rows: list[dict[str, Any]]) -> None:
         for rank in range(tp):
             found = layer_lowering(shape, length, batch, tp, rank, mode, dtype)
             for row in (row for row in rows if row["mode"] == mode):
-                comparison = found[row["operation"], row["pass"]]
+                comparison = found.get((row["operation"], row["pass"]))
+                if comparison is None:  # not of a layer
+                    continue
                 row |= {"pairs": comparison.num_pairs, "free": comparison.num_free}
                 row["problems"] += [f"rank {rank}: {problem}" for problem in comparison.problems]

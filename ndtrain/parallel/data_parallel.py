@@ -40,9 +40,8 @@ class BucketTraffic:
         self._shards = shards
         self._runtime = runtime
         self._in_background = in_background and runtime.mesh.data.size > 1
-        whole = [index for index, bucket in enumerate(buckets) if self._is_whole(bucket)]
-        late = [index for index in range(len(buckets)) if index not in whole]
-        self._whole, self._order = set(whole), [*whole, *late]
+        members = [[member.name for member in bucket.members] for bucket in buckets]
+        self._whole, self._order = completion_order(members, shards)
         self._schedule = bucket_schedule(self._order, self._in_background)
         self._reducing: Unfolding | None = None  # of the step whose gradients come in
         self._gathering: Unfolding | None = None  # of the step whose weights go out
@@ -158,14 +157,6 @@ class BucketTraffic:
 
         return hook
 
-    def _is_whole(self, bucket: Bucket) -> bool:
-        """A gradient that is still a sum of parts over tensor ranks has to be completed first."""
-        return all(
-            part.num_replicas == 1
-            for member in bucket.members
-            for part in self._shards[member.name].slices
-        )
-
     def _hook_modules(self, model: Qwen3) -> None:
         """Embedding and blocks wait for their own buckets, the last norm for all."""
         needed: dict[nn.Module, list[int]] = defaultdict(list)
@@ -182,6 +173,23 @@ class BucketTraffic:
                 self._wait(index)
 
         return hook
+
+
+def completion_order(
+    members: Sequence[Sequence[str]], shards: Mapping[str, Shard]
+) -> tuple[set[int], list[int]]:
+    """(buckets that backward completes, all buckets in the order of their completion).
+
+    members: parameters of each bucket. Gradients that are still sums of parts over tensor ranks
+    have to be added up behind backward: their buckets come last.
+    """
+    whole = [
+        index
+        for index, names in enumerate(members)
+        if all(part.num_replicas == 1 for name in names for part in shards[name].slices)
+    ]
+    late = [index for index in range(len(members)) if index not in whole]
+    return set(whole), [*whole, *late]
 
 
 def _stage(parameter: str) -> str:

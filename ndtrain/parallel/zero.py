@@ -51,7 +51,7 @@ class ShardedAdamW:
         self.clip_norm = settings.clip_norm
         self.buckets: list[Bucket] = []
         self._updates: list[torch.optim.AdamW] = []  # one a bucket: they take turns
-        for decays, names in _bucket_names(model, bucket_bytes // 4):
+        for decays, names in bucket_names(model, bucket_bytes // 4):
             values = {
                 name: source.read(name, shards[name].dim, shards[name].bounds()) for name in names
             }
@@ -127,7 +127,7 @@ def not_finite(norm: float) -> Unhealthy:
     )
 
 
-def _bucket_names(model: nn.Module, max_elements: int) -> Iterator[tuple[bool, list[str]]]:
+def bucket_names(model: nn.Module, max_elements: int) -> Iterator[tuple[bool, list[str]]]:
     """(whether weight decay applies, names): matrices from the last layer to the first, then norms.
 
     Backward finishes the last layers first, so a bucket's members are complete about together.

@@ -19,6 +19,9 @@ def test_show_draws_both_passes_and_labels_them_predicted(run: Run) -> None:
     for label in ("forward:", "backward:", "compute |", "gather  |", "scatter |", "exposed |"):
         assert label in result.out
     assert result.out.count(" ring ") == 8
+    assert result.out.count(" chunk ") == 1
+    assert "head:" in result.out
+    assert "buckets:" not in result.out  # of one replica there is nothing to reduce
 
 
 def test_show_writes_a_picture(run: Run, tmp_path) -> None:
@@ -84,8 +87,29 @@ def test_verify_proves_every_form(run: Run) -> None:
     grid = ("parallel.dp=auto", "train.global_batch_size=8", "--world-size", "4")
     result = run("overlap", "verify", *LAYER, *grid)
     assert result.code == 0
-    assert result.out.count("ok ") == 4 * 4 * 2
-    assert "32 schedules on 2 ranks" in result.out
+    assert result.out.count("ok ") == 4 * 4 * 2 + 2 + 2
+    assert "36 schedules on 2 tensor x 2 data ranks" in result.out
+    for form in ("off    head", "chunk  head", "off    buckets", "bulk   buckets"):
+        assert form in result.out
+
+
+def test_buckets_are_drawn_behind_backward_and_update(run: Run) -> None:
+    def buckets(*overrides: str) -> dict:
+        two = ("quickstart", "parallel.tp=1", "parallel.dp=2", "train.global_batch_size=8")
+        shown = run(
+            "overlap", "show", *two, *LINK, "overlap.bucket_megabytes=2", *overrides, "--json"
+        )
+        return json.loads(shown.out)["predicted"]["buckets"]
+
+    hidden, blocking = buckets(), buckets("overlap.data_parallel=off")
+    assert hidden["parts"][0]["mode"] == "bulk"
+    assert hidden["communication_s"] == pytest.approx(blocking["communication_s"])
+    assert hidden["compute_s"] == pytest.approx(blocking["compute_s"])
+    assert hidden["makespan_s"] < blocking["makespan_s"]
+    assert blocking["exposed_s"] == pytest.approx(blocking["communication_s"])
+    spans = {span["name"].removeprefix("buckets."): span for span in hidden["spans"]}
+    last = max(int(name.split("_")[1]) for name in spans if name.startswith("gather"))
+    assert spans[f"gather_{last}"]["start_s"] < spans[f"update_{last - 1}"]["stop_s"]
 
 
 def test_verify_exits_with_3_and_the_problems(run: Run, monkeypatch) -> None:
