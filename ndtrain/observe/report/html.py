@@ -51,7 +51,9 @@ th, td { text-align: left; padding: 3px 12px 3px 0; border-bottom: 1px solid var
   vertical-align: top; overflow-wrap: anywhere; }
 th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.number { white-space: nowrap; }
+td.number, td.time, .badge { white-space: nowrap; }
+td.time { color: var(--muted); } td.words { white-space: pre-wrap; width: 100%; }
+th.number { overflow-wrap: normal; }
 code { font: 13px ui-monospace, Menlo, Consolas, monospace; }
 summary { cursor: pointer; color: var(--muted); }
 .badge { border-radius: 4px; padding: 1px 7px; font-size: 12.5px; background: var(--panel); }

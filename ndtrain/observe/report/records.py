@@ -34,14 +34,19 @@ def events(run: RunFiles) -> str:
         shown = [*first, *last]
         left_out = paragraph(f"{number} events between them are in events.jsonl only.", "problem")
     rows = [
-        f'<tr><td class="muted">{escape(event.time)}</td><td class="number">{event.step}</td>'
+        f'<tr><td class="time">{escape(_clock(event.time))}</td>'
+        f'<td class="number">{event.step}</td>'
         f'<td><span class="badge {_BADGES.get(event.kind, "")}">{event.kind}</span></td>'
-        f"<td>{escape(event.text)}</td></tr>"
+        f'<td class="words">{escape(event.text)}</td></tr>'
         for event in shown
     ]
     head = '<tr><th>time (UTC)</th><th class="number">step</th><th></th><th></th></tr>'
     body = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
     return paragraph(words) + left_out + body
+
+
+def _clock(time: str) -> str:
+    return time.removesuffix("+00:00").replace("T", " ")
 
 
 def plan(run: RunFiles) -> str:
@@ -63,7 +68,7 @@ def plan(run: RunFiles) -> str:
         parts.append(
             paragraph(
                 "predicted and blocking: one operation on the virtual clock with these figures."
-                " What the whole step really hid is under Time.",
+                " What the whole step really hid is under Time and Overlap by operation.",
                 "muted",
             )
         )

@@ -8,6 +8,7 @@ run.problems                          # sentences about what could not be read
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class RunFiles:
 
     path: Path
     status: Status | None = None
+    status_time: datetime | None = None  # when it was written
     config: dict[str, dict[str, Any]] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
@@ -79,6 +81,7 @@ def read_run(path: Path) -> RunFiles:
     return RunFiles(
         path=path,
         status=_status(run, problems),
+        status_time=_time_of(run.status_file),
         config={name: value for name, value in config.items() if isinstance(value, dict)},
         origins=read(run.origins_file, json.loads, dict),
         overrides=read(run.overrides_file, str.splitlines, list),
@@ -102,6 +105,13 @@ def _status(run: RunDirectory, problems: list[str]) -> Status | None:
         return run.status()
     except UserError as error:
         problems.append(f"status.json is not readable: {error.what}")
+        return None
+
+
+def _time_of(file: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(file.stat().st_mtime, UTC)
+    except OSError:
         return None
 
 

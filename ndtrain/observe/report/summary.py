@@ -34,6 +34,9 @@ def _state(run: RunFiles) -> str:
         words.append(f"last checkpoint {status.checkpoint}")
     if status.reason:
         words.append(status.reason)
+    if status.state == "running" and run.status_time is not None:
+        # A run that was killed with all its processes says so for ever.
+        words.append(f"as of {run.status_time:%Y-%m-%d %H:%M:%S} UTC")
     if status.retryable:
         words.append("the same command goes on from here")
     return f"<p>{shown} {escape('; '.join(words))}</p>"
