@@ -4,17 +4,17 @@
 #
 #   NDTRAIN_HEAD=node1 NDTRAIN_NNODES=2 NDTRAIN_RANKS=32 launch/torchrun.sh CONFIG [a.b=v ...]
 #
-# NDTRAIN_HEAD      the node where all meet, by a name that has the same IPv4 address everywhere
-# NDTRAIN_NNODES    nodes; NDTRAIN_RANKS: ranks on each
-# NDTRAIN_PORT      where they meet; default: 29400
-# NDTRAIN_MEETING   a word that no other job uses at that port; default: ndtrain
-# NDTRAIN_START     folder for process ids and a log a rank; default: torchrun-logs
-# NDTRAIN_PYTHON    default: python
-# NDTRAIN_HARDWARE  as in `ndtrain slurm --hardware`; default: cpu
+# NDTRAIN_HEAD         the node where all meet, by a name with the same IPv4 address everywhere
+# NDTRAIN_NNODES       nodes; NDTRAIN_RANKS: ranks on each
+# NDTRAIN_PORT         where they meet; default: 29400
+# NDTRAIN_MEETING      a word that no other job uses at that port; default: ndtrain
+# NDTRAIN_START        folder for process ids and the output of each rank; default: torchrun-logs
+# NDTRAIN_RANK_PYTHON  the interpreter; default: python
+# NDTRAIN_HARDWARE     as in `ndtrain slurm --hardware`; default: cpu
 set -euo pipefail
 
 : "${NDTRAIN_HEAD:?names the node where all meet}" "${NDTRAIN_NNODES:?}" "${NDTRAIN_RANKS:?}"
-python=${NDTRAIN_PYTHON:-python}
+python=${NDTRAIN_RANK_PYTHON:-python}
 logs=${NDTRAIN_START:-torchrun-logs}/node_${SLURM_NODEID:-$(hostname)}
 export NDTRAIN_PIDS=$logs
 mkdir -p "$logs"

@@ -1,6 +1,5 @@
 """The examinations of `ndtrain doctor`; each returns one line of its report, none raises."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -8,7 +7,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+
+from ndtrain.cluster.finding import Finding
+from ndtrain.cluster.neuron_packages import PLACEHOLDERS, installed, placeholders, version_of
 
 GIB = 1 << 30
 # The oldest and the first excluded release, as in pyproject's dependencies.
@@ -17,33 +18,9 @@ TORCH_OLDEST, TORCH_EXCLUDED = (2, 9), (2, 15)
 MEMORY_WANTED_GIB = 4
 DISK_WANTED_GIB = 5
 
-# Under these names and versions PyPI serves packages without code, uploaded to hold the name; the
-# real ones come from the package index that AWS's Neuron setup guide names.
-PLACEHOLDERS = {
-    "torch-neuronx": "1.0",
-    "neuronx-distributed": "0.1",
-    "neuronx-cc": "1.0.post1",
-    "libneuronxla": "1.0",
-    "nki": "0.0.1",
-}
-
-
-class Finding(NamedTuple):
-    state: Literal["ok", "warn", "fail"]
-    name: str
-    detail: str
-    help: str = ""
-
 
 def examine() -> list[Finding]:
     return [examination() for examination in EXAMINATIONS]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def python() -> Finding:
@@ -55,7 +32,7 @@ def python() -> Finding:
 
 def torch() -> Finding:
     """Its version from the metadata; whether it loads is gloo's line."""
-    version = _version("torch")
+    version = version_of("torch")
     if version is None:
         return Finding("fail", "torch", "not installed", 'pip install "torch>=2.9,<2.15"')
     release = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
@@ -124,8 +101,8 @@ def cache() -> Finding:
 
 def neuron() -> Finding:
     """Neuron's packages; training on a CPU needs none."""
-    found = {package: version for package in PLACEHOLDERS if (version := _version(package))}
-    empty = [package for package, version in found.items() if PLACEHOLDERS[package] == version]
+    found = installed(tuple(PLACEHOLDERS))
+    empty = placeholders(found)
     listed = ", ".join(f"{package} {version}" for package, version in found.items())
     if empty:
         help_text = (

@@ -74,8 +74,8 @@ def slurm(
     """
     from ndtrain.cluster.environment import environment
     from ndtrain.cluster.lead import measure_lead
+    from ndtrain.cluster.placement import load_for
     from ndtrain.cluster.script import Job
-    from ndtrain.config.load import load
     from ndtrain.hardware.instances import find_instance
 
     overrides = check_overrides(ctx, config, overrides)
@@ -84,7 +84,8 @@ def slurm(
     for option in options:
         if not option.startswith("--") or not option.isprintable():
             _refuse(f"--sbatch {option!r}", "write e.g. --sbatch=--partition=trn1")
-    loaded, instance = load(config, overrides), find_instance(hardware)
+    instance = find_instance(hardware)
+    loaded = load_for(config, overrides, instance)
     run = loaded.config.run
     job = Job(
         loaded=loaded,
@@ -122,7 +123,7 @@ def _deliver(job: Job, out: Path | None, submit: bool) -> int:
     if (lack := lacks_runtime(job.instance)) is not None:
         if submit:
             raise UserError(lack, "--hardware", "a job could not train; --out writes its script")
-        terminal.print_error(f"warning: {lack}: the job's preflight will refuse to train")
+        terminal.print_error(f"warning: {lack}: the job's preflight will refuse it")
     if submit:
         out = job.run_directory.with_name(f"{job.run_directory.name}.slurm") / "job.sbatch"
     if out is None:

@@ -47,6 +47,11 @@ def validate(
     else:
         for config, errors in found.items():
             _print(config, errors)
+            if place is not None and place[0].device is not None and not errors:
+                from ndtrain.cluster.placement import load_for, predict
+
+                loaded = load_for(config, (), place[0])
+                click.echo(f"      {predict(loaded.config, *place)}")
     return UserError.exit_code if any(found.values()) else 0
 
 
@@ -63,18 +68,17 @@ def _place(hardware: str, nodes: int, world_size: int | None) -> Place:
 
 def problems(config: str, world_size: int | None, place: Place | None = None) -> list[UserError]:
     """What is wrong with one config; empty when nothing is."""
+    from ndtrain.cluster.placement import check_placement, load_for
     from ndtrain.config import checks
     from ndtrain.config.load import load
 
     try:
-        loaded = load(config)
+        loaded = load(config) if place is None else load_for(config, (), place[0])
     except UserError as error:
         return _each(error)
     ranks = world_size or checks.world_size(loaded.config)
     errors: list[UserError] = []
     if place is not None and place[0].device is not None:
-        from ndtrain.cluster.placement import check_placement
-
         ranks = place[1] * place[0].num_devices
         try:
             check_placement(loaded.config, *place, loaded.origins)

@@ -89,9 +89,6 @@ def _compiler(config: Config, instance: Instance, num_nodes: int) -> Iterator[Va
         return
     flags = ["--model-type=transformer", "--auto-cast=none", "--retry_failed_compilation"]
     reasons = ["fp32 stays fp32", "a failure is not kept in the cache"]
-    if config.train.recompute != "none":
-        flags.append("-O1")
-        reasons.append("-O1 does not undo train.recompute by merging equal expressions")
     if instance.cores_per_device > 1:
         flags.append(f"--lnc={instance.cores_per_device}")
         reasons.append(f"a device is {instance.cores_per_device} cores")

@@ -30,7 +30,7 @@ def examine_node(instance: Instance, is_multi_node: bool) -> list[Finding]:
         findings.append(own_name())
     if instance.device is not None:
         findings += [driver(), devices(instance), *stack(installed(), instance.device.name)]
-        findings += [runtime(instance), open_files()]
+        findings += [runtime(instance), host(instance), open_files()]
         if is_multi_node:
             findings.append(efa(instance))
     return findings
@@ -56,6 +56,18 @@ def own_name() -> Finding:
         help_text = f"remove {name} from the line of {address} in /etc/hosts"
         return Finding("fail", "own name", f"{name} is {address}, the loopback", help_text)
     return Finding("ok", "own name", f"{name} is {address}")
+
+
+def host(instance: Instance) -> Finding:
+    """Compilers and data of all ranks live in the host's memory; a cgroup may give less of it."""
+    cpus = os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    detail = f"{cpus} CPUs, {memory:.0f} GiB; {instance.name} has {instance.num_cpus} and "
+    detail += f"{instance.host_memory_gib}"
+    # Half of the CPUs where hyperthreading is off; the kernel keeps some memory.
+    if cpus < instance.num_cpus // 2 or memory < 0.9 * instance.host_memory_gib:
+        return Finding("fail", "host", detail, "is this the instance that --hardware says?")
+    return Finding("ok", "host", detail)
 
 
 def open_files() -> Finding:

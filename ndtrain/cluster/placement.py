@@ -1,17 +1,20 @@
 """Whether a configuration fits the nodes of a cluster: group sizes, whole nodes, memory.
 
-    check_placement(config, find_instance("trn1.32xlarge"), num_nodes=4, origins=loaded.origins)
-    need = state_bytes(config, world_size=128)       # of one rank, a lower bound
+    trn1 = find_instance("trn1.32xlarge")
+    loaded = load_for("qwen3_8b+pretrain", ["parallel.tp=8"], trn1)
+    check_placement(loaded.config, trn1, num_nodes=4, origins=loaded.origins)
+    need = state_bytes(loaded.config, world_size=128)       # of one rank, a lower bound
 
 A tensor-parallel group lies inside a node, where neighbouring ranks are neighbouring devices; data-
 parallel groups then have the same devices of every node, as Neuron's collectives between nodes
 want it (Neuron SDK, neuron-runtime/explore/internode-collective-comm).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from ndtrain.cluster.rank import RUNTIME_DEVICE
 from ndtrain.config.checks import Problem, as_error, data_parallel, legal_tp
-from ndtrain.config.load import fail
+from ndtrain.config.load import DEFAULT, Loaded, fail, load
 from ndtrain.config.schema import Config
 from ndtrain.hardware.instances import INSTANCES, Instance
 from ndtrain.hardware.tables import GIB
@@ -32,9 +35,29 @@ def check_placement(
     if instance.device is None:
         return
     problems = [*_nodes(instance, num_nodes), *_groups(config, instance)]
+    problems += _device(config, instance)
     problems = problems or list(_memory(config, instance, num_nodes))
     if problems:
         fail([as_error(problem, origins or {}) for problem in problems])
+
+
+def predict(config: Config, instance: Instance, num_nodes: int) -> str:
+    """Lower bounds from the vendor's figures, for a person; nothing of it was measured.
+
+    Out of a node go, of all parameters, the gradients and then the weights that the other nodes
+    own: (n - 1) / n of each, however the collectives are made.
+    """
+    assert instance.device is not None
+    world_size, memory = num_nodes * instance.num_devices, instance.device.memory_bytes
+    share = f"{state_bytes(config, world_size) / GIB:.1f} of {memory / GIB:.0f} GiB of a device"
+    text = f"predicted, at least: {share}"
+    if num_nodes > 1:
+        per_parameter = _GRADIENT + _BYTES[config.train.compute_dtype]
+        everything = rank_parameters(_with_tp(config, 1)) * per_parameter
+        seconds = everything * (num_nodes - 1) / num_nodes / instance.network_bandwidth
+        gbits = instance.network_bandwidth * 8 / 1e9
+        text += f"; {1e3 * seconds:.0f} ms a step for ZeRO's traffic at {gbits:.0f} Gbit/s a node"
+    return text
 
 
 def _nodes(instance: Instance, num_nodes: int) -> Iterator[Problem]:
@@ -42,6 +65,23 @@ def _nodes(instance: Instance, num_nodes: int) -> Iterator[Problem]:
         able = [other.name for other in INSTANCES.values() if other.num_efa]
         what = f"{instance.name} has no EFA, so {num_nodes} of them cannot train together"
         yield Problem(what, (), f"one node, or {', '.join(able)}")
+
+
+def load_for(config: str, overrides: Sequence[str], instance: Instance) -> Loaded:
+    """As `load`, with the runtime.device of the hardware where nobody has set one."""
+    loaded = load(config, overrides)
+    wanted = None if instance.device is None else RUNTIME_DEVICE.get(instance.device.name)
+    if wanted is None or loaded.origins["runtime.device"] != DEFAULT:
+        return loaded
+    return load(config, [*overrides, f"runtime.device={wanted}"])
+
+
+def _device(config: Config, instance: Instance) -> Iterator[Problem]:
+    assert instance.device is not None
+    wanted = RUNTIME_DEVICE.get(instance.device.name)
+    if wanted is not None and config.runtime.device != wanted:
+        what = f"runtime.device={config.runtime.device} would leave {instance.name}'s devices idle"
+        yield Problem(what, ("runtime.device",), f"set runtime.device={wanted}, or leave it out")
 
 
 def _groups(config: Config, instance: Instance) -> Iterator[Problem]:

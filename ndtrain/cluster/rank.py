@@ -13,22 +13,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ndtrain.config.load import load
+from ndtrain.config.load import Loaded, load
 from ndtrain.core.errors import UserError
 from ndtrain.hardware.instances import Instance, find_instance
 
 HARDWARE = "NDTRAIN_HARDWARE"  # an instance of hardware/instances.py
 PIDS = "NDTRAIN_PIDS"  # folder of the files with process ids
+RUNTIME_DEVICE = {"trn1": "xla"}  # runtime.device that drives a device of hardware/tables.py
 
 
 def lacks_runtime(instance: Instance) -> str | None:
-    """Why this version of ndtrain cannot train on it; None if it can.
-
-    The trainer starts its ranks on CPUs (`runtime.start_cpu`), whatever else the machine has.
-    """
-    if instance.device is None:
+    """Why this version of ndtrain cannot train on it; None if it can."""
+    if instance.device is None or instance.device.name in RUNTIME_DEVICE:
         return None
-    return f"this version of ndtrain trains on CPUs alone, it has no runtime for {instance.name}"
+    return f"this version of ndtrain has no runtime for {instance.name}"
+
+
+def _check(loaded: Loaded, instance: Instance) -> None:
+    lack = lacks_runtime(instance)
+    if lack is not None:
+        raise UserError(lack, HARDWARE, "train on CPUs with --hardware cpu")
+    device = loaded.config.runtime.device
+    if instance.device is not None and device != RUNTIME_DEVICE[instance.device.name]:
+        wanted = RUNTIME_DEVICE[instance.device.name]
+        what = f"runtime.device={device} would leave the devices of {instance.name} idle"
+        raise UserError(what, loaded.origins["runtime.device"], f"set runtime.device={wanted}")
 
 
 @contextmanager
@@ -49,11 +58,8 @@ def announced(folder: str | None, local_rank: str) -> Iterator[None]:
 
 def main(arguments: list[str]) -> int:
     try:
-        lack = lacks_runtime(find_instance(os.environ.get(HARDWARE, "cpu")))
-        if lack is not None:
-            help_text = "train on CPUs with --hardware cpu, or install a version that has it"
-            raise UserError(lack, HARDWARE, help_text)
         loaded = load(arguments[0], arguments[1:])
+        _check(loaded, find_instance(os.environ.get(HARDWARE, "cpu")))
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code

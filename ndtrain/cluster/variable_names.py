@@ -83,6 +83,7 @@ OWNED = {
     "NDTRAIN_PIDS": "the job's script sets it",
     "NDTRAIN_PORT": "the job's script sets it",
     "NDTRAIN_RANKS": "the job's script sets it",
+    "NDTRAIN_RANK_PYTHON": "--python sets it",
     "NDTRAIN_START": "the job's script sets it",
     "NEURON_RT_NUM_CORES": "each rank drives the device that NEURON_RT_VISIBLE_CORES names",
     "NEURON_RT_ROOT_COMM_ID": "the Neuron plugin makes it from the address of the first rank",

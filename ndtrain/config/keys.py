@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ndtrain.config.foreign_keys import foreign
 from ndtrain.config.schema import Config
 from ndtrain.core.suggest import nearest
 
@@ -75,6 +76,9 @@ def unknown_key(key: str) -> tuple[str, str]:
     last = (rest or name).replace("-", "_")
     if last in SYNONYMS:
         return what, _meant(SYNONYMS[last])
+    if (row := foreign(key, bool(rest) and name in SECTIONS)) is not None:
+        meant = f"here it is `{row.ours}`" if row.ours else "there is no key for it"
+        return what, f"{meant}: {row.note}" if row.note else _meant(row.ours)
     homes = [candidate for candidate in FIELDS if candidate.partition(".")[2] == last]
     if homes:
         joined = " or ".join(f"`{home}`" for home in homes)

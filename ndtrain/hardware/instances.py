@@ -22,7 +22,6 @@ class Instance:
     """One kind of node.
 
     device: None for CPUs, whose ranks are as many as the user says.
-    link_bandwidth: of NeuronLink, a chip, both directions, bytes/s; 0 where there is one chip.
     network_bandwidth: out of the node, bytes/s. num_efa: EFA devices, 0 where it has none.
     cores_per_device: physical NeuronCores that a device is made of (LNC).
     legal_tp: sizes of a tensor-parallel group that the runtime's collectives serve in a node.
@@ -35,7 +34,6 @@ class Instance:
     cores_per_device: int
     num_cpus: int
     host_memory_gib: int
-    link_bandwidth: float
     network_bandwidth: float
     num_efa: int
     legal_tp: tuple[int, ...]
@@ -66,7 +64,6 @@ TRN1_2XLARGE = Instance(
     cores_per_device=1,
     num_cpus=8,
     host_memory_gib=32,
-    link_bandwidth=0.0,
     network_bandwidth=25 * GIGABIT,  # "up to", and without EFA
     num_efa=0,
     legal_tp=(1, 2),
@@ -82,7 +79,6 @@ TRN1_32XLARGE = Instance(
     cores_per_device=1,
     num_cpus=128,
     host_memory_gib=512,
-    link_bandwidth=384e9,
     network_bandwidth=800 * GIGABIT,
     num_efa=8,
     legal_tp=(1, 2, 8, 32),
@@ -98,7 +94,6 @@ TRN1N_32XLARGE = Instance(
     cores_per_device=1,
     num_cpus=128,
     host_memory_gib=512,
-    link_bandwidth=768e9,  # as the table says; the chip's own page has 384
     network_bandwidth=1600 * GIGABIT,
     num_efa=16,
     legal_tp=(1, 2, 8, 32),
@@ -114,7 +109,6 @@ TRN2_48XLARGE = Instance(
     cores_per_device=2,
     num_cpus=192,
     host_memory_gib=2048,
-    link_bandwidth=1024e9,
     network_bandwidth=3200 * GIGABIT,
     num_efa=16,
     legal_tp=(1, 4, 16, 64),
@@ -130,7 +124,6 @@ CPU = Instance(
     cores_per_device=0,
     num_cpus=0,
     host_memory_gib=0,
-    link_bandwidth=0.0,
     network_bandwidth=0.0,
     num_efa=0,
     legal_tp=(),

@@ -1,8 +1,8 @@
 """What one device can do, by the vendor's own figures: matmul rate, memory, links.
 
-    peak_flops("trn1", "bf16")                   # 95e12, of one NeuronCore
-    peak_flops("NVIDIA H100 80GB HBM3", "bf16")  # 989.4e12
-    peak_flops("some laptop", "fp32")            # None: unknown is never guessed
+    find_device("trn1").peak_flops["bf16"]      # 95e12, of one NeuronCore
+    find_device("NVIDIA H100 80GB HBM3").name   # "h100"
+    find_device("some laptop")                  # None: unknown is never guessed
 
 A device is what one rank drives: a GPU, a NeuronCore of trn1, or a logical NeuronCore of trn2 and
 trn3, which by default is two physical ones (LNC=2). Rates are dense, without sparsity, in FLOP/s;
@@ -21,7 +21,6 @@ class Device:
 
     peak_flops: by dtype; `fp32` is true fp32, TF32 has its own entry.
     link_bandwidth: of the links to its peers in the same node, as the vendor counts it.
-    network_bandwidth: of the way out of the node; None if it is a matter of the instance.
     reported_names: what the device calls itself (`torch.cuda.get_device_name`).
     """
 
@@ -30,7 +29,6 @@ class Device:
     memory_bytes: float
     memory_bandwidth: float
     link_bandwidth: float
-    network_bandwidth: float | None
     source: str
     reported_names: tuple[str, ...] = ()
 
@@ -38,7 +36,7 @@ class Device:
 _NEURON_DOCS = "awsdocs-neuron.readthedocs-hosted.com, about-neuron/arch/neuron-hardware"
 
 # Trainium: 190 TFLOP/s bf16, fp16, cfp8 and tf32, 47.5 fp32, 32 GiB at 820 GB/s, 384 GB/s of
-# NeuronLink-v2 a chip of 2 NeuronCores; 800 Gbit/s for the 16 chips of a trn1.32xlarge.
+# NeuronLink-v2 a chip of 2 NeuronCores.
 TRN1 = Device(
     name="trn1",
     peak_flops={
@@ -51,12 +49,11 @@ TRN1 = Device(
     memory_bytes=16 * GIB,
     memory_bandwidth=410 * GIGA,
     link_bandwidth=192 * GIGA,
-    network_bandwidth=800 * GIGA / 8 / 32,
     source=f"{_NEURON_DOCS}: trainium, trn1-arch",
 )
 
 # Trainium2: 667 TFLOP/s bf16, fp16 and tf32, 1299 fp8, 181 fp32, 96 GiB at 2.9 TB/s, 1024 GB/s of
-# NeuronLink-v3 a chip of 8 NeuronCores; 3.2 Tbit/s for the 16 chips of a trn2.48xlarge.
+# NeuronLink-v3 a chip of 8 NeuronCores.
 TRN2 = Device(
     name="trn2",
     peak_flops={
@@ -69,7 +66,6 @@ TRN2 = Device(
     memory_bytes=24 * GIB,
     memory_bandwidth=725 * GIGA,
     link_bandwidth=256 * GIGA,
-    network_bandwidth=3200 * GIGA / 8 / 64,
     source=f"{_NEURON_DOCS}: trainium2, trn2-arch",
 )
 
@@ -87,7 +83,6 @@ TRN3 = Device(
     memory_bytes=36 * GIB,
     memory_bandwidth=1225 * GIGA,
     link_bandwidth=640 * GIGA,
-    network_bandwidth=None,
     source=f"{_NEURON_DOCS}: trainium3, trn3-arch",
 )
 
@@ -103,7 +98,6 @@ H100 = Device(
     memory_bytes=80 * GIB,
     memory_bandwidth=3352 * GIGA,
     link_bandwidth=900 * GIGA,
-    network_bandwidth=None,
     source="NVIDIA H100 Tensor Core GPU Architecture, v1.04, table 2 (SXM5)",
     # The PCIe and NVL boards are slower and call themselves otherwise.
     reported_names=("NVIDIA H100 80GB HBM3",),
@@ -120,7 +114,6 @@ A100 = Device(
     memory_bytes=80 * GIB,
     memory_bandwidth=2039 * GIGA,
     link_bandwidth=600 * GIGA,
-    network_bandwidth=None,
     source="NVIDIA A100 Tensor Core GPU datasheet, June 2021 (80 GB SXM)",
     reported_names=("NVIDIA A100-SXM4-80GB",),
 )
@@ -134,12 +127,3 @@ def find_device(name: str) -> Device | None:
         if name == device.name or name in device.reported_names:
             return device
     return None
-
-
-def peak_flops(device_name: str, dtype: str) -> float | None:
-    """Peak dense matmul FLOP/s of one device; None when the device or its rate is unknown.
-
-    dtype: fp32, tf32, bf16, fp16 or fp8. The CPU has no entry: its peak is measured.
-    """
-    device = find_device(device_name)
-    return None if device is None else device.peak_flops.get(dtype)

@@ -27,11 +27,6 @@ def test_efa_is_for_several_nodes_that_have_it() -> None:
     assert "FI_PROVIDER" not in variables("trn1.2xlarge", num_nodes=1)
 
 
-def test_recomputation_is_kept_from_the_compiler() -> None:
-    assert " -O1" in variables("trn1.32xlarge", "train.recompute=full")["NEURON_CC_FLAGS"]
-    assert "-O1" not in variables("trn1.32xlarge", "train.recompute=none")["NEURON_CC_FLAGS"]
-
-
 def test_a_logical_core_is_two_on_trn2_alone() -> None:
     trn1, trn2 = variables("trn1.32xlarge"), variables("trn2.48xlarge")
     assert "--lnc=2" in trn2["NEURON_CC_FLAGS"]

@@ -10,7 +10,7 @@ import pytest
 from ndtrain.cluster import node, rank
 from ndtrain.cluster.node import address_towards, interface_of, ipv4_of
 from ndtrain.core.errors import UserError
-from ndtrain.hardware.instances import INSTANCES, find_instance
+from ndtrain.hardware.instances import INSTANCES
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,13 +63,27 @@ def test_a_rank_announces_its_process_while_it_lives(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("hardware", INSTANCES)
+@pytest.mark.parametrize(
+    ("hardware", "arguments", "message"),
+    [
+        ("trn1.32xlarge", ["tiny"], "runtime.device=cpu would leave the devices of trn1.32xlarge"),
+        ("trn2.48xlarge", ["tiny"], "has no runtime for trn2.48xlarge"),
+        ("trn1.32xlarge", ["no-such-config"], "no-such-config"),
+        ("trn9", ["tiny"], "there is no instance `trn9`"),
+    ],
+)
 def test_a_rank_meant_for_a_device_does_not_train_on_a_cpu(
-    hardware: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hardware: str,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(rank.HARDWARE, hardware)
-    code = rank.main(["no-such-config"])
-    message = capsys.readouterr().err
-    assert code == UserError.exit_code
-    refusal = "trains on CPUs alone" if find_instance(hardware).device else "no-such-config"
-    assert refusal in message
+    assert rank.main(arguments) == UserError.exit_code
+    assert message in capsys.readouterr().err
+
+
+def test_every_instance_of_a_device_has_a_runtime_or_says_so() -> None:
+    lacking = {name for name, instance in INSTANCES.items() if rank.lacks_runtime(instance)}
+    assert lacking == {"trn2.48xlarge"}

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from ndtrain.cluster import node_checks
-from ndtrain.cluster.node_checks import devices, driver, efa, examine_node, open_files, own_name
+from ndtrain.cluster.node_checks import (
+    devices,
+    driver,
+    efa,
+    examine_node,
+    host,
+    open_files,
+    own_name,
+)
 from ndtrain.hardware.instances import CPU, TRN1_32XLARGE, TRN2_48XLARGE
 
 
@@ -95,6 +103,19 @@ def test_a_name_that_leads_others_to_themselves(
 
     monkeypatch.setattr(node_checks.socket, "getaddrinfo", resolve)
     assert own_name().state == state
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gib", "state"),
+    [(128, 496, "ok"), (64, 496, "ok"), (32, 496, "fail"), (128, 64, "fail")],
+)
+def test_a_host_that_is_smaller_than_the_instance(
+    cpus: int, gib: int, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": gib * 2**18}
+    monkeypatch.setattr(node_checks.os, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(node_checks.os, "sysconf", pages.__getitem__)
+    assert host(TRN1_32XLARGE).state == state
 
 
 def test_few_files_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

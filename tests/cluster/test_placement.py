@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from ndtrain.cluster.placement import check_placement, rank_parameters, state_bytes
+from ndtrain.cluster.placement import (
+    check_placement,
+    load_for,
+    predict,
+    rank_parameters,
+    state_bytes,
+)
 from ndtrain.config.load import load
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
@@ -14,8 +20,13 @@ from ndtrain.models.qwen3.shape import Shape
 GIB = 2**30
 
 
-def config(size: str, tp: int, *overrides: str) -> Config:
-    return load(f"{size}+pretrain", [f"parallel.tp={tp}", *overrides]).config
+def config(size: str, tp: int, *overrides: str, device: str = "cpu") -> Config:
+    changed = [f"parallel.tp={tp}", f"runtime.device={device}", *overrides]
+    return load(f"{size}+pretrain", changed).config
+
+
+def device_of(hardware: str) -> str:
+    return "xla" if hardware.startswith("trn1") else "cpu"
 
 
 @pytest.mark.parametrize("size", ["qwen3_0.6b", "qwen3_4b", "qwen3_8b", "qwen3_32b"])
@@ -71,7 +82,8 @@ def test_zero_divides_the_optimizer_over_data_parallel_ranks() -> None:
     ],
 )
 def test_what_fits(size: str, tp: int, hardware: str, nodes: int) -> None:
-    check_placement(config(size, tp), find_instance(hardware), nodes)
+    found = config(size, tp, device=device_of(hardware))
+    check_placement(found, find_instance(hardware), nodes)
     bound = find_instance(hardware).device
     assert bound is None or state_bytes(config(size, tp), 32) < 2 * bound.memory_bytes
 
@@ -93,9 +105,29 @@ def test_what_does_not_fit_is_refused_with_what_does(
     size: str, tp: int, hardware: str, nodes: int, message: str, help_text: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        check_placement(config(size, tp), find_instance(hardware), nodes)
+        check_placement(
+            config(size, tp, device=device_of(hardware)), find_instance(hardware), nodes
+        )
     assert message in caught.value.what
     assert help_text in caught.value.help
+
+
+def test_the_device_follows_the_hardware_unless_somebody_says_otherwise() -> None:
+    trn1 = find_instance("trn1.32xlarge")
+    assert load_for("tiny", ["optim.lr=1"], trn1).config.runtime.device == "xla"
+    assert load_for("tiny", ["optim.lr=1"], find_instance("cpu")).overrides == ("optim.lr=1",)
+    loaded = load_for("qwen3_8b+pretrain", ["runtime.device=cpu"], trn1)
+    with pytest.raises(UserError, match=r"would leave trn1.32xlarge's devices idle"):
+        check_placement(loaded.config, trn1, 1, loaded.origins)
+
+
+def test_what_is_predicted_and_from_what() -> None:
+    eight = config("qwen3_8b", 8, device="xla")
+    text = predict(eight, find_instance("trn1.32xlarge"), 4)
+    # 8.19e9 parameters, 4 bytes of gradient and 2 of weight, 3/4 of them over 100 GB/s.
+    assert "predicted, at least: " in text
+    assert "; 369 ms a step for ZeRO's traffic at 800 Gbit/s a node" in text
+    assert "ms a step" not in predict(eight, find_instance("trn1.32xlarge"), 1)
 
 
 @pytest.mark.parametrize("hardware", [n for n, i in INSTANCES.items() if i.device is not None])
