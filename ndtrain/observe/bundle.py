@@ -4,8 +4,9 @@
     contents.packed, contents.left_out           # (name, bytes) and (name, why)
 
 Configuration, status, plan, environment, the ends of metrics, events and logs (with stacks and
-crash reports), and the names and sizes of checkpoints. No weights, no data, no traces, nothing that
-is not a file of a run. `redactor_for` knows what of this machine and this run to take out.
+crash reports), each rank's last collectives, names and sizes of checkpoints. No weights, no data,
+no traces, nothing that is not a file of a run. `redactor_for` knows what of this machine and this
+run to take out.
 """
 
 import getpass
@@ -16,6 +17,7 @@ import os
 import platform
 import re
 import site
+import struct
 import sys
 import tarfile
 from collections.abc import Callable, Mapping
@@ -67,7 +69,8 @@ def write_bundle(
     if not (run / "config.yaml").is_file() and not (run / "status.json").is_file():
         raise UserError("not a run directory", str(run), "give the folder of a run")
     contents = Contents()
-    texts = {**_files(run, redactor, contents), "checkpoints.txt": _checkpoints(run)}
+    texts = _files(run, redactor, contents)
+    texts |= {"checkpoints.txt": _checkpoints(run), "collectives.txt": _collectives(run)}
     texts |= {name: redactor.text(text) for name, text in more.items()}
     stream = io.BytesIO()
     # No time stamps and no owner: the archive of the same texts has the same bytes.
@@ -149,6 +152,8 @@ def _files(run: Path, redactor: Redactor, contents: Contents) -> dict[str, str]:
                 contents.left_out.append((name, _OUTSIDE[top]))
         elif file.is_symlink() or (not file.is_file() and not file.is_dir()):
             contents.left_out.append((redactor.text(name), "not a plain file"))
+        elif file.suffix == ".flight":
+            continue  # in collectives.txt, as text
         elif file.is_file():
             is_log = _LOG.fullmatch(name) is not None
             num_logs += is_log
@@ -205,4 +210,25 @@ def _checkpoints(run: Path) -> str:
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         lines.append(f"{folder.name}: {len(files)} files")
         lines += [f"  {file.stat().st_size:>14,} {file.relative_to(folder)}" for file in files]
+    return "\n".join(lines or ["none"]) + "\n"
+
+
+def _collectives(run: Path) -> str:
+    """The last calls of each rank and lane, from what a rank leaves however it ends."""
+    from ndtrain.runtime.flight import read_flight  # imports torch
+
+    lines = []
+    for file in sorted((run / "log").glob("rank_*.flight"))[:MAX_LOGS]:
+        lines.append(file.stem)
+        try:
+            calls = read_flight(file).calls
+        except (struct.error, ValueError) as error:
+            lines.append(f"  not readable: {error}")
+            continue
+        lines += [
+            f"  {lane} {call.sequence} {call.name} ({call.axis}, {call.num_bytes:,} bytes)"
+            f" {'done' if call.is_done else 'not done'}, began {call.start:.6f}"
+            for lane, of_lane in calls.items()
+            for call in of_lane
+        ]
     return "\n".join(lines or ["none"]) + "\n"

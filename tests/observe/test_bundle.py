@@ -14,6 +14,7 @@ from ndtrain.core.errors import UserError
 from ndtrain.observe.bundle import MAX_LOG_BYTES, redactor_for, write_bundle
 from ndtrain.observe.events import append_event
 from ndtrain.observe.run_directory import RunDirectory
+from ndtrain.runtime.flight import FlightFile, FlightRecorder
 from tests.observe.report.runs import make_run
 
 PLANTED = {
@@ -115,6 +116,7 @@ def test_what_helps_is_still_there(run: RunDirectory, tmp_path: Path) -> None:
         "log/hang.txt",
         "log/nonfinite_step_00000003_rank_0000.json",
         "checkpoints.txt",
+        "collectives.txt",
         "doctor.txt",
     }
     assert found["status.json"] == run.status_file.read_text()
@@ -139,6 +141,21 @@ def test_of_long_logs_the_end_is_packed_from_a_whole_line_on(
     packed = texts_of(destination)["log/rank_0001.log"].splitlines()
     assert packed == lines[-len(packed) :]
     assert MAX_LOG_BYTES * 0.9 < sum(map(len, packed)) < MAX_LOG_BYTES
+
+
+def test_the_last_collectives_of_each_rank_as_text(run: RunDirectory, tmp_path: Path) -> None:
+    recorder = FlightRecorder()
+    recorder.move_to(FlightFile(run.log_file(0).with_suffix(".flight"), 0).lane("main"))
+    recorder.begin("layers.0.qkv.gather", "tensor", 4096)
+    recorder.end()
+    recorder.begin("layers.0.o.scatter", "tensor", 128)
+    run.log_file(1).with_suffix(".flight").write_bytes(b"torn")
+    contents = write_bundle(run.path, tmp_path / "a", {}, redactor_for(run.path))
+    text = texts_of(tmp_path / "a")["collectives.txt"]
+    assert "main 1 layers.0.qkv.gather (tensor, 4,096 bytes) done" in text
+    assert "main 2 layers.0.o.scatter (tensor, 128 bytes) not done" in text
+    assert "rank_0001\n  not readable" in text
+    assert not [name for name, _ in contents.left_out if name.endswith(".flight")]
 
 
 def test_the_same_run_gives_the_same_bytes(run: RunDirectory, tmp_path: Path) -> None:

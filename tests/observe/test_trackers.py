@@ -149,6 +149,7 @@ def test_wandb_goes_on_with_the_same_run(
     assert wandb.history == [{**NUMBERS, "step": 3}, {}] * 2
 
 
+@pytest.mark.slow
 def test_the_real_wandb_offline(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
