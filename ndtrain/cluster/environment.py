@@ -106,7 +106,7 @@ def _runtime(config: Config, instance: Instance, num_nodes: int) -> Iterator[Var
     if instance.cores_per_device > 1:
         cores = str(instance.cores_per_device)
         yield Variable("NEURON_RT_VIRTUAL_CORE_SIZE", cores, "physical cores of a device (LNC)")
-    yield Variable("MALLOC_ARENA_MAX", "64", f"{instance.num_devices} ranks share the host memory")
+    yield Variable("MALLOC_ARENA_MAX", "64", "malloc's arenas of all ranks fill the host's memory")
     yield Variable("OMP_NUM_THREADS", "1", "ranks compute on their devices, not on the host")
 
 
@@ -116,7 +116,7 @@ def _xla(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variabl
     reason = "steps that the host is ahead of the device (runtime <= 2.30)"
     yield Variable("NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS", "3", reason)
     yield Variable("NEURON_FUSE_SOFTMAX", "1", "the compiler's own softmax")
-    reason = "ZeRO-1 writes into views of its buckets"
+    reason = "torch-xla's own default, with which it was tested; torch-neuronx changes it"
     yield Variable("XLA_DISABLE_FUNCTIONALIZATION", "0", reason)
 
 

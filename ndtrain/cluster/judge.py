@@ -17,6 +17,7 @@ from ndtrain.cluster.finding import Finding
 from ndtrain.cluster.preflight import NodeReport
 
 _SKEW_WARN_S, _SKEW_FAIL_S = 1.0, 60.0  # munge refuses at 300 s
+_SAME_EVERYWHERE = ("versions", "driver", "neuron packages")
 _SLOW = 4.0  # times slower than the median of the nodes
 
 
@@ -63,21 +64,23 @@ def _silent(name: str, nodes: tuple[str, ...], folder: Path) -> Finding:
 
 
 def _versions(reports: Mapping[str, NodeReport]) -> dict[str, Finding]:
-    texts = {
-        name: finding.detail
-        for name, report in reports.items()
-        for finding in report.findings
-        if finding.name == "versions"
-    }
-    if len(set(texts.values())) < 2:
-        return {}
-    (usual, _), *_ = Counter(texts.values()).most_common(1)
-    help_text = f"the others have {usual}"
-    return {
-        name: Finding("fail", "same versions", text, help_text)
-        for name, text in texts.items()
-        if text != usual
-    }
+    """Nodes whose software is not that of most."""
+    found: dict[str, Finding] = {}
+    for kind in _SAME_EVERYWHERE:
+        texts = {
+            name: finding.detail
+            for name, report in reports.items()
+            for finding in report.findings
+            if (finding.name, finding.state) == (kind, "ok")
+        }
+        if len(set(texts.values())) < 2:
+            continue
+        (usual, _), *_ = Counter(texts.values()).most_common(1)
+        for name, text in texts.items():
+            if text != usual:
+                help_text = f"the others have {usual}"
+                found[name] = Finding("fail", f"same {kind}", text, help_text)
+    return found
 
 
 def _network(nodes: tuple[str, ...], reports: Mapping[str, NodeReport]) -> dict[str, Finding]:

@@ -106,12 +106,14 @@ def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
     assert judged.findings["c"][-2].detail == "it does not see a, b, d"
 
 
-def test_another_version_than_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["versions", "driver", "neuron packages"])
+def test_other_software_than_the_others(kind: str, tmp_path: Path) -> None:
     found = reports()
-    found["d"].findings = [version("2.0")]
+    for name, report in found.items():
+        report.findings = [Finding("ok", kind, "2.0" if name == "d" else "1.0")]
     judged = verdict(tmp_path, found)
-    assert failures(judged) == {"d": ["same versions"]}
-    assert judged.findings["d"][1].help == "the others have torch 1.0"
+    assert failures(judged) == {"d": [f"same {kind}"]}
+    assert judged.findings["d"][1].help == "the others have 1.0"
 
 
 @pytest.mark.parametrize(("ahead_s", "state"), [(-90.0, "fail"), (3.0, "warn"), (0.5, None)])

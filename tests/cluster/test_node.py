@@ -29,6 +29,11 @@ def test_a_host_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
     assert "in DNS or in /etc/hosts" in capsys.readouterr().err
 
 
+def test_a_host_to_which_no_way_leads() -> None:
+    with pytest.raises(UserError, match="there is no route to `255"):
+        address_towards("255.255.255.255")  # everybody, which a socket has to ask for
+
+
 def test_a_line_that_the_shell_reads_without_torch() -> None:
     program = (
         "import sys; from ndtrain.cluster import node; code = node.main(['127.0.0.1']);"

@@ -117,6 +117,13 @@ class Cluster:
         manifest = Manifest.load(complete_checkpoints(self.folder / name)[-1])
         return {e.name: e.sha256 for e in manifest.files if e.name.endswith(".safetensors")}
 
+    def undisturbed(self) -> str:
+        """Name of a run of the same layout on this machine, made once."""
+        if not (self.folder / "undisturbed").exists():
+            ranks = ["--nproc-per-node", "4"]
+            self.ndtrain("train", str(self.config), *ranks, "run.name=undisturbed")
+        return "undisturbed"
+
     def pids(self, name: str, job: str, start: int, node: int) -> list[int]:
         folder = self.folder / f"{name}.slurm" / f"job_{job}" / f"start_{start}" / f"node_{node}"
         return [int(file.read_text()) for file in sorted(folder.glob("rank_*.pid"))]
@@ -149,10 +156,8 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
     assert len(saved) == 2
     assert 5 <= saved[0] < saved[1] == STEPS
 
-    ranks = ["--nproc-per-node", "4"]
-    cluster.ndtrain("train", str(cluster.config), *ranks, "run.name=undisturbed")
-    assert cluster.losses("preempted") == cluster.losses("undisturbed")
-    assert cluster.final_files("preempted") == cluster.final_files("undisturbed")
+    assert cluster.losses("preempted") == cluster.losses(cluster.undisturbed())
+    assert cluster.final_files("preempted") == cluster.final_files(cluster.undisturbed())
 
 
 def test_scancel_leaves_a_state_that_loads_and_a_true_status(cluster: Cluster) -> None:
@@ -166,17 +171,19 @@ def test_scancel_leaves_a_state_that_loads_and_a_true_status(cluster: Cluster) -
     Checkpoint(cluster.folder / "cancelled" / status["checkpoint"]).verify()
 
 
-def test_a_node_whose_ranks_are_killed(cluster: Cluster) -> None:
-    """Nothing was saved since the start, so a requeue would only run into the same again."""
-    job = cluster.submit("killed", "train.steps=100000")
-    cluster.wait_for_step("killed", 3)
-    for pid in cluster.pids("killed", job, start=0, node=0):
+def test_a_node_whose_ranks_are_killed_goes_on_from_the_last_checkpoint(cluster: Cluster) -> None:
+    job = cluster.submit("killed", "checkpoint.every_steps=4")
+    cluster.wait_for_step("killed", 9)
+    for pid in cluster.pids("killed", job, start=0, node=1):
         os.kill(pid, signal.SIGKILL)
-    cluster.wait_for_state(job, "FAILED")
+    wait_until(lambda: cluster.info(job).get("Restarts") == "1", LIMIT_S, "the job is requeued")
     status = cluster.status("killed")
-    assert (status["state"], status["retryable"], status["checkpoint"]) == ("failed", True, None)
-    assert cluster.info(job)["Restarts"] == "0"
-    assert "nothing was saved since step 0" in cluster.log(job)
+    assert (status["state"], status["retryable"]) == ("failed", True)
+    Checkpoint(cluster.folder / "killed" / status["checkpoint"]).verify()
+    cluster.wait_for_state(job, "COMPLETED")
+    assert f"resumed {cluster.folder}/killed/checkpoints/step_" in cluster.log(job)
+    assert cluster.losses("killed") == cluster.losses(cluster.undisturbed())
+    assert cluster.final_files("killed") == cluster.final_files(cluster.undisturbed())
 
 
 def test_the_doctor_names_the_node_at_the_end_of_a_broken_connection(cluster: Cluster) -> None:
