@@ -151,10 +151,8 @@ def _rates(nodes: tuple[str, ...], reports: Mapping[str, NodeReport]) -> dict[st
         for name, report in reports.items()
         if report.receives_gbits is not None
     }
-    if not rates:
-        return {}
-    usual = median(rates.values())
-    found = {}
+    found = {name: _late(report) for name, report in reports.items() if _is_late(report, nodes)}
+    usual = median(rates.values()) if rates else 0.0
     for name, rate in rates.items():
         before = nodes[nodes.index(name) - 1]
         what = f"receives {rate:.2f} Gbit/s from {before} over TCP"
@@ -164,6 +162,20 @@ def _rates(nodes: tuple[str, ...], reports: Mapping[str, NodeReport]) -> dict[st
         else:
             found[name] = Finding("ok", "collective", what)
     return found
+
+
+def _is_late(report: NodeReport, nodes: tuple[str, ...]) -> bool:
+    """It reached all others, and neither a rate nor an error has come of the collective."""
+    has_ended = report.receives_gbits is not None or any(
+        finding.name == "collective" for finding in report.findings
+    )
+    reached = [view for view in report.views.values() if not view.error]
+    return not has_ended and len(reached) == len(nodes) - 1 > 0
+
+
+def _late(report: NodeReport) -> Finding:
+    what = "it did not come to its end in time"
+    return Finding("warn", "collective", what, f"is {report.name} busy with something else?")
 
 
 def _bad(findings: Mapping[str, list[Finding]]) -> tuple[str, ...]:

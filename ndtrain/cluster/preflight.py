@@ -66,9 +66,11 @@ def examine(node: Node) -> NodeReport:
         report.views = reach({name: ports[name] for name in node.others if name in ports})
         is_whole = not report.unseen and not any(view.error for view in report.views.values())
         write_json(node.folder / f"{node.name}.reached.json", {"all": is_whole})
+        # Already now: a busy node may take long to load torch, and whoever waits has a limit.
+        report.write(node.folder)
         if node.others:
             _communicate(node, report)
-        report.write(node.folder)
+            report.write(node.folder)
         wait_for(node.folder, node.nodes, "report", _LINGER_S)
     return report
 

@@ -142,6 +142,21 @@ def test_a_slow_link_is_named_and_does_not_end_the_job(tmp_path: Path) -> None:
     assert judged.is_good
 
 
+def test_a_collective_that_did_not_end_is_a_warning_and_one_that_failed_is_not(
+    tmp_path: Path,
+) -> None:
+    found = reports()
+    for report in found.values():
+        report.receives_gbits = None
+    found["d"].findings.append(Finding("fail", "collective", "connection reset"))
+    judged = verdict(tmp_path, found)
+    assert failures(judged) == {"d": ["collective"]}
+    assert judged.findings["a"][-1].detail == "it did not come to its end in time"
+    # Where not all were reached, nobody tried.
+    assert not [f for f in verdict(tmp_path, cut(found, "ab", "ba")).findings["a"]
+                if f.name == "collective"]  # fmt: skip
+
+
 def test_what_fails_everywhere_is_no_nodes_fault(tmp_path: Path) -> None:
     found = reports()
     for report in found.values():

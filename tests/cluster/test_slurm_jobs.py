@@ -98,10 +98,12 @@ class Cluster:
     def log(self, job: str) -> str:
         return "".join(file.read_text() for file in self.folder.glob(f"*-{job}.log"))
 
-    def wait_for_step(self, name: str, step: int) -> None:
+    def wait_for_step(self, job: str, name: str, step: int) -> None:
         metrics = self.folder / name / "metrics.jsonl"
 
         def is_there() -> bool:
+            state = self.info(job)["JobState"]
+            assert state in ("PENDING", "RUNNING", "CONFIGURING"), self.log(job)
             return metrics.exists() and any(r["step"] >= step for r in read_jsonl(metrics))
 
         wait_until(is_there, LIMIT_S, f"{name} is at step {step}")
@@ -142,7 +144,7 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
     cluster: Cluster,
 ) -> None:
     job = cluster.submit("preempted")
-    cluster.wait_for_step("preempted", 5)
+    cluster.wait_for_step(job, "preempted", 5)
     # To the batch shell alone, as SLURM does it for --signal=B:USR1 and before a preemption.
     cluster.lab.run("scancel", "--batch", "--signal=USR1", job)
     wait_until(lambda: cluster.info(job).get("Restarts") == "1", LIMIT_S, "the job is requeued")
@@ -162,7 +164,7 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
 
 def test_scancel_leaves_a_state_that_loads_and_a_true_status(cluster: Cluster) -> None:
     job = cluster.submit("cancelled", "train.steps=100000")
-    cluster.wait_for_step("cancelled", 3)
+    cluster.wait_for_step(job, "cancelled", 3)
     cluster.lab.run("scancel", job)
     cluster.wait_for_state(job, "CANCELLED")
     wait_until(lambda: cluster.status("cancelled")["state"] != "running", LIMIT_S, "it has stopped")
@@ -173,7 +175,7 @@ def test_scancel_leaves_a_state_that_loads_and_a_true_status(cluster: Cluster) -
 
 def test_a_node_whose_ranks_are_killed_goes_on_from_the_last_checkpoint(cluster: Cluster) -> None:
     job = cluster.submit("killed", "checkpoint.every_steps=4")
-    cluster.wait_for_step("killed", 9)
+    cluster.wait_for_step(job, "killed", 9)
     for pid in cluster.pids("killed", job, start=0, node=1):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: cluster.info(job).get("Restarts") == "1", LIMIT_S, "the job is requeued")
