@@ -221,6 +221,9 @@ def _traced(config: Config, world_size: int | None) -> Iterator[Problem]:
     if config.train.recompute != "none":
         what = f"train.recompute={config.train.recompute} on xla: its compiler merges what is equal"
         yield Problem(what, ("train.recompute", "runtime.device"), "legal on xla: none")
+    if config.train.offload_activations:
+        what = "train.offload_activations on xla: a traced step has no stream for the copies"
+        yield Problem(what, ("train.offload_activations", "runtime.device"), "set it to false")
     if config.observe.trace_steps is not None:
         what = "observe.trace_steps on xla: times of the host say nothing about the device"
         keys = ("observe.trace_steps", "runtime.device")

@@ -139,6 +139,9 @@ class Train(Section):
     """Weights and activations of forward and backward; master weights are always fp32."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activation checkpointing: none; selective: attention core and SwiGLU; full: whole blocks."""
+    offload_activations: bool = False
+    """What blocks keep for backward waits on the host and comes back one layer ahead. On a CPU,
+    where host and device are one memory, it saves nothing."""
     eval_every: int = Field(100, ge=0)
     """Steps between evaluations on held-out rows, besides step 0 and the last; 0: never."""
     eval_rows: PositiveInt = 32
@@ -169,8 +172,8 @@ class Overlap(Section):
     replan: bool = False
     """Decide again although the run directory holds a plan; numbers may then round differently."""
     max_extra_megabytes: float | None = Field(None, ge=0)
-    """Memory that an operation's form may hold above the blocking one (1 MB = 10^6 bytes); forms that
-    hold more are not chosen. null: no limit."""
+    """Memory that an operation's form may hold above the blocking one (1 MB = 10^6 bytes); forms
+    that hold more are not chosen. null: no limit."""
     data_parallel: Literal["auto", "on", "off"] = "auto"
     """Gradients are reduced during backward and weights gathered during the next forward."""
     bucket_megabytes: float = Field(16.0, gt=0)

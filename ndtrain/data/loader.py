@@ -11,6 +11,7 @@ Every rank walks through the same global batches and reads its own rows, so a st
 data-parallel size continues at any other.
 """
 
+from copy import copy
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -104,6 +105,12 @@ class Loader:
         """Moves on by one global batch."""
         self._epoch, self._row = self._normalised(self._epoch, self._row + self.global_batch_size)
         self._current = None
+
+    def ahead(self) -> "Loader":
+        """The same data one global batch further, with a position of its own."""
+        other = copy(self)
+        other.advance()
+        return other
 
     def state(self) -> dict[str, int]:
         """Where the current global batch begins: rows are counted from the start of the epoch."""

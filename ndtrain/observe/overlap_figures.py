@@ -34,6 +34,8 @@ _NUMBER = re.compile(r"\d+")
 def operation_of(name: str, track: str) -> str:
     """The operation that a span belongs to, by its name."""
     parts = name.split(".")
+    if track == "dma":
+        return next((part for part in parts if part in TRANSFERS), "other")
     if parts[0] == "buckets":
         return {"scatter": "gradient_buckets", "gather": "parameter_gathers"}.get(track, "other")
     return next((part for part in reversed(parts) if part in OPERATIONS), "other")

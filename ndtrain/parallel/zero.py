@@ -10,7 +10,7 @@ fp32 (fp64 when computing in fp64); the update is torch.optim.AdamW's.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -24,6 +24,7 @@ from ndtrain.parallel.bucket import Bucket
 from ndtrain.parallel.data_parallel import BucketTraffic
 from ndtrain.parallel.shard import Shard
 from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.streams import Pending
 
 # fp32 gradients of one bucket where nothing hides: near the peers' 130 MB (NxD) and 128 MiB
 # (Megatron-Bridge). Behind compute, smaller ones start earlier: `overlap.bucket_megabytes`.
@@ -62,6 +63,11 @@ class ShardedAdamW:
             self._updates.append(self._adamw(bucket.master, settings, weight_decay))
             _attach(model, bucket)
         self.traffic = BucketTraffic(model, self.buckets, shards, runtime, in_background)
+        self._readers: list[Pending] = []
+
+    def hold(self, readers: Sequence[Pending]) -> None:
+        """The next update waits until these have ended: they read the state, for a snapshot."""
+        self._readers = [one for one in (*self._readers, *readers) if not one.is_done]
 
     @torch.no_grad()
     def step(self, lr: float, loss: float = 0.0) -> float:
@@ -84,6 +90,9 @@ class ShardedAdamW:
             group["lr"] = lr
             self._updates[index].step()
 
+        for reader in self._readers:
+            reader.wait_until_ended()
+        self._readers.clear()
         self.traffic.update(torch.tensor(norm), update)
         return norm
 

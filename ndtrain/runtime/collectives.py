@@ -1,4 +1,4 @@
-"""Every collective of ndtrain goes through here; each has a name, a stream and a span.
+"""Every collective and background copy goes through here; each has a name, a stream and a span.
 
     x_full = collectives.all_gather(x, mesh.tensor, "layers.0.attention.qkv")
 
@@ -86,6 +86,15 @@ class Collectives:
         self.transport.broadcast(x, axis)
         self._record(f"{name}.broadcast", stream, start_ns, x.nbytes if axis.rank == 0 else 0)
         return x
+
+    def copy(self, x: Tensor, name: str, out: Tensor | None = None) -> Tensor:
+        """x in memory of its own, contiguous, or in `out`: device to host, host to device."""
+        start_ns = time.perf_counter_ns()
+        if out is None:
+            out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        out.copy_(x)
+        self.spans.add(name, "dma", start_ns, time.perf_counter_ns(), x.nbytes)
+        return out
 
     def barrier(self, axis: Axis, name: str) -> None:
         self.all_reduce(torch.zeros(1), axis, name)

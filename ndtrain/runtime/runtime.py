@@ -48,12 +48,14 @@ def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     spans = SpanRecorder()
     main = Collectives(GlooTransport("main"), spans)
     streams = inline(main)
+    # Copies need no group: a single rank has its stream too.
+    copies = {"dma": BackgroundStream("dma", Collectives(GlooTransport("dma"), spans))}
     if tp * dp == 1:
         mesh = Mesh.place(0, 1, 1)
-        return Runtime(torch.device("cpu"), mesh, main, streams, streams, spans)
+        return Runtime(torch.device("cpu"), mesh, main, {**streams, **copies}, streams, spans)
     mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
     lanes = {lane: Collectives(GlooTransport(lane), spans) for lane in ("gather", "scatter")}
-    background = {lane: BackgroundStream(lane, own) for lane, own in lanes.items()}
+    background = {lane: BackgroundStream(lane, own) for lane, own in lanes.items()} | copies
     flights = {lane: own.flight for lane, own in {"main": main, **lanes}.items()}
     return Runtime(torch.device("cpu"), mesh, main, background, streams, spans, flights)
 
@@ -70,4 +72,4 @@ def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtim
 def inline(collectives: Collectives) -> Streams:
     """Streams that run what they are given at once."""
     stream = InlineStream(collectives)
-    return {"gather": stream, "scatter": stream}
+    return {"gather": stream, "scatter": stream, "dma": stream}

@@ -1,4 +1,4 @@
-"""Streams of communication: in the background with a thread and groups of their own, or inline.
+"""Streams of transfers: in the background with a thread and groups of their own, or inline.
 
     pending = streams["gather"].submit("qkv", lambda c: c.all_gather(x, axis, "qkv"))
     y = pending.wait()         # raises StreamError with the name if it failed or hung
@@ -11,16 +11,15 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from ndtrain.runtime.collectives import Collectives
 
 TIMEOUT_S = 600.0  # what takes longer than this is taken for lost
 
-Work = Callable[[Collectives], Tensor]
+Work = Callable[[Collectives], Any]  # most often a tensor
 
 
 class StreamError(RuntimeError):
@@ -28,21 +27,24 @@ class StreamError(RuntimeError):
 
 
 class Pending:
-    """A tensor that is on its way."""
+    """A value that is on its way, most often a tensor."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._done = threading.Event()
-        self._value: Tensor | None = None
+        self._value: Any = None
         self._error: BaseException | None = None
 
-    def wait(self, timeout_s: float = TIMEOUT_S) -> Tensor:
-        if not self._done.wait(timeout_s):
-            raise StreamError(f"{self.name} has not ended after {timeout_s:.0f} s")
+    def wait(self, timeout_s: float = TIMEOUT_S) -> Any:
+        self.wait_until_ended(timeout_s)
         if self._error is not None:
             raise StreamError(f"{self.name} failed: {self._error}") from self._error
-        assert self._value is not None
         return self._value
+
+    def wait_until_ended(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Well or badly: what it read may be changed now."""
+        if not self._done.wait(timeout_s):
+            raise StreamError(f"{self.name} has not ended after {timeout_s:.0f} s")
 
     @property
     def is_done(self) -> bool:

@@ -24,6 +24,7 @@ from ndtrain.ops.attention_choice import Problem, choose
 from ndtrain.overlap.gate import Decision
 from ndtrain.parallel.apply import Source, parallelize
 from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.parallel.offload import offload_activations
 from ndtrain.parallel.recompute import recompute
 from ndtrain.parallel.shard import Shard
 from ndtrain.parallel.spans import record_local_modules
@@ -111,6 +112,8 @@ def build(
     if runtime.trace is not None:
         runtime.trace.run("the initial state", log)
     recompute(model, config.train.recompute)
+    if config.train.offload_activations:
+        offload_activations(model, runtime)
     record_local_modules(model, runtime)
     held_out = _held_out(config, dataset) if config.train.eval_every else None
     return Training(

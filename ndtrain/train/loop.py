@@ -20,6 +20,7 @@ from ndtrain.train.evaluate import evaluate
 from ndtrain.train.guards import LossWatch, NonFinitePolicy, dump_nonfinite
 from ndtrain.train.learning_rate import learning_rate
 from ndtrain.train.optimizer_state import num_updates
+from ndtrain.train.prefetch import Prefetch
 from ndtrain.train.report import Agreed, Own, Report, StepTimes
 from ndtrain.train.resume import Start
 from ndtrain.train.save import Saver
@@ -51,6 +52,11 @@ class Loop:
         self._settings = training.config.train
         self._guards = training.config.guards
         self._start_step = start.step
+        data = training.runtime.mesh.data
+        self._rows = rank_rows(
+            self._settings.global_batch_size, data.size, data.rank, self._settings.micro_batch_size
+        )
+        self._input = Prefetch(training.loader, self._rows, training.runtime)
         self._losses = LossWatch(self._guards, start.state.losses if start.state else ())
         self._nonfinite = NonFinitePolicy(self._guards.nonfinite)
         self._stragglers = StragglerWatch()
@@ -94,21 +100,16 @@ class Loop:
     def _step(self, step: int) -> Agreed:
         training, settings = self._training, self._settings
         runtime, loader = training.runtime, training.loader
-        data = runtime.mesh.data
         start_ns = time.perf_counter_ns()
-        rows = rank_rows(
-            settings.global_batch_size, data.size, data.rank, settings.micro_batch_size
-        )
         with runtime.spans.span("data", "host"):
-            batches = [loader.batch(part) for part in rows]
-            num_targets = loader.num_targets()
+            batches, num_targets = self._input.take(wants_next=step < settings.steps)
         data_ns = time.perf_counter_ns() - start_ns
         lr = learning_rate(training.config.optim, step, settings.steps)
         result = self._train_step(batches, num_targets, lr)
         if result.refusal is None:
             self._nonfinite.good()
         else:
-            self._refused(step, result, rows)
+            self._refused(step, result, self._rows)
         loader.advance()
         step_ns = time.perf_counter_ns() - start_ns
         own = Own(self._requests.pending(), self._saver.is_written)

@@ -38,6 +38,7 @@ from ndtrain.observe.run_directory import RunDirectory
 from ndtrain.parallel.shard import Shard
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.mesh import Mesh
+from ndtrain.runtime.streams import Pending
 from ndtrain.train.agree import Bystander, gather_json
 from ndtrain.train.build import Training
 from ndtrain.train.optimizer_state import state_pieces
@@ -86,7 +87,7 @@ class Saver:
         self._training.optimizer.traffic.finish()  # gathers of parameters that are on their way
         weights, moments = self._pieces()
         if self._settings.background:
-            weights, moments = _copies(weights), _copies(moments)
+            weights, moments = self._copies(weights), self._copies(moments)
             reach("save.copied")
         self._writing = self._thread.submit(self._write, weights, moments, state)
 
@@ -147,6 +148,17 @@ class Saver:
         is_writer = self._mesh.data.rank == 0
         weights = weight_pieces(training) if is_writer else iter(())
         return weights, state_pieces(training.optimizer, training.shards)
+
+    def _copies(self, pieces: Pieces) -> Pieces:
+        """In memory that no step changes: copied on `dma`, and the next update waits for it."""
+        copies = [(piece, self._copy(piece, tensor)) for piece, tensor in pieces]
+        self._training.optimizer.hold([pending for _, pending in copies])
+        return ((piece, pending.wait()) for piece, pending in copies)
+
+    def _copy(self, piece: Piece, tensor: Tensor) -> Pending:
+        name = f"checkpoint.{piece.name}"
+        stream = self._training.runtime.streams["dma"]
+        return stream.submit(name, lambda collectives: collectives.copy(tensor, name))
 
     def _agree(self, action: Callable[[], Any], name: str) -> list[Any] | None:
         """Every rank's result, or None on all ranks if the action failed on one of them."""
@@ -216,10 +228,3 @@ def first_copies(
     if not tensors:
         return None
     return bounds, tensors[0] if len(tensors) == 1 else torch.cat(tensors, shard.dim)
-
-
-def _copies(pieces: Pieces) -> Pieces:
-    """In memory that the next step does not change."""
-    return [
-        (piece, tensor.clone(memory_format=torch.contiguous_format)) for piece, tensor in pieces
-    ]

@@ -88,7 +88,7 @@ def lone(
     stream: type[Told] = Told,
 ) -> Runtime:
     spans = SpanRecorder()
-    lanes = ("gather", "scatter")
+    lanes = ("gather", "scatter", "dma")
     return Watched(
         device=torch.device("cpu"),
         mesh=Mesh.place(rank, size, 1),

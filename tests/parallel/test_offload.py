@@ -1,0 +1,162 @@
+"""Activation offload: no bit changes, copies run beside compute, one layer ahead; failures surface.
+
+Beside is proved by events: a copy that ends only after a later product has begun.
+"""
+
+import gc
+import threading
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.parallel import offload
+from ndtrain.parallel.apply import materialize, parallelize
+from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.parallel.offload import offload_activations
+from ndtrain.parallel.recompute import recompute
+from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.streams import StreamError
+from tests.overlap.lone import Blocking, Told, do_nothing, lone
+from tests.parallel.small import SHAPE, batch, loss_of, start
+from tests.rank_pool import ranks
+
+LONG_S, SHORT_S = 60.0, 0.05
+OUT, BACK = "layers.0.offload.0.out", "layers.0.offload.0.back"
+
+
+@pytest.fixture(autouse=True)
+def _small_tensors_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "SMALLEST_BYTES", 512)
+
+
+def model_on(runtime: Runtime, mode: str = "none", offloads: bool = True) -> Qwen3:
+    with torch.device("meta"):
+        model = Qwen3(SHAPE)
+    shards = parallelize(model, runtime)
+    materialize(model, shards, RandomWeights(SHAPE, seed=3), torch.float32)
+    recompute(model, mode)  # type: ignore[arg-type]
+    if offloads:
+        offload_activations(model, runtime)
+    return model
+
+
+def gradients_of(model: Qwen3) -> dict[str, Tensor]:
+    tokens, targets, starts = batch(0, SHAPE)
+    weights = torch.full(targets.shape, 1 / targets.numel())
+    model.zero_grad()
+    loss = model.loss(tokens, targets, weights, None, starts)
+    loss.backward()
+    found = {name: value.grad for name, value in model.named_parameters()}
+    assert all(gradient is not None for gradient in found.values())
+    return {"loss": loss.detach(), **found}  # type: ignore[dict-item]
+
+
+def on_a_rank(rank: int, mode: str, offloads: bool) -> tuple[dict[str, Tensor], Counter]:
+    offload.SMALLEST_BYTES = 512
+    runtime, model, optimizer, _ = start(SHAPE, 2, 1, mode=mode)
+    if offloads:
+        offload_activations(model, runtime)
+    losses = {}
+    for step in range(2):
+        losses[f"loss {step}"] = torch.tensor(loss_of(model, runtime, step, 2, optimizer))
+        optimizer.step(1e-2)
+    offload.SMALLEST_BYTES = 16 * 1024
+    copies = Counter(span.name for span in runtime.spans.drain() if span.track == "dma")
+    values = {name: value.detach().clone() for name, value in model.named_parameters()}
+    return values | losses, copies
+
+
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_training_with_and_without_is_equal_bit_for_bit(mode: str) -> None:
+    pool = ranks(2)
+    plain, away = pool.run(on_a_rank, mode, False), pool.run(on_a_rank, mode, True)
+    for (values, none), (others, copies) in zip(plain, away, strict=True):
+        assert not none
+        assert all(torch.equal(values[name], others[name]) for name in values)
+        outward = {name.removesuffix(".out") for name in copies if name.endswith(".out")}
+        returned = {name.removesuffix(".back") for name in copies if name.endswith(".back")}
+        assert outward == returned
+        assert {name.split(".")[1] for name in outward} == {"0", "1"}
+
+
+def test_what_is_kept_twice_travels_once_and_weights_stay() -> None:
+    names: list[str] = []
+    model = model_on(lone(1, 0, names.append))
+    gradients_of(model)
+    assert max(Counter(names).values()) == 1
+    num_weights = sum(parameter.ndim > 1 for parameter in model.layers[0].parameters())
+    kept = [name for name in names if name.startswith("layers.0") and name.endswith(".out")]
+    plain = _num_kept_by_a_block()
+    assert 0 < len(kept) <= plain - num_weights
+
+
+def _num_kept_by_a_block() -> int:
+    """Tensors of a block that autograd keeps without offload, of the same least size."""
+    model = model_on(lone(1, 0), offloads=False)
+    count = 0
+
+    def pack(y: Tensor) -> Tensor:
+        nonlocal count
+        count += y.is_floating_point() and y.nbytes >= 512
+        return y
+
+    x = torch.ones(16, 4, SHAPE.hidden_size, requires_grad=True)
+    rotary = model.rotary(torch.zeros(4, 16, dtype=torch.int64), None)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda y: y):
+        model.layers[0](x, rotary, None)
+    return count
+
+
+def shake_hands(moved: str, computed: str, timeout_s: float, stream: type[Told] = Told) -> None:
+    """The copy ends when the compute has begun, or never."""
+    has_begun = threading.Event()
+
+    def before(name: str) -> None:
+        if name == moved and not has_begun.wait(timeout_s):
+            raise TimeoutError("no compute beside it")
+
+    def before_compute(name: str) -> None:
+        if name.startswith(computed):
+            has_begun.set()
+
+    gradients_of(model_on(lone(1, 0, before, before_compute, stream)))
+
+
+PAIRS = [
+    (OUT, "layers.1.attention.qkv.product"),
+    # The last product of the block behind it: it comes back one layer ahead.
+    (BACK, "layers.1.attention.qkv.backward.dweight"),
+]
+
+
+@pytest.mark.parametrize(("moved", "computed"), PAIRS)
+def test_copies_run_while_the_next_block_computes(moved: str, computed: str) -> None:
+    shake_hands(moved, computed, LONG_S)
+
+
+@pytest.mark.parametrize(("moved", "computed"), PAIRS)
+def test_blocking_copies_fail_the_handshake(moved: str, computed: str) -> None:
+    with pytest.raises(StreamError, match=f"{moved} failed: no compute beside it"):
+        shake_hands(moved, computed, SHORT_S, Blocking)
+
+
+@pytest.mark.parametrize("failing", [OUT, BACK])
+def test_a_failed_copy_raises_in_the_main_thread_with_its_name(failing: str) -> None:
+    def before(name: str) -> None:
+        if name == failing:
+            raise MemoryError("no memory on the host")
+
+    with pytest.raises(StreamError, match=f"{failing} failed: no memory on the host"):
+        gradients_of(model_on(lone(1, 0, before)))
+
+
+def test_nothing_is_held_once_backward_has_passed() -> None:
+    model = model_on(lone(1, 0, do_nothing))
+    gradients_of(model)
+    gc.collect()
+    blocks = [layer.forward.func.__self__ for layer in model.layers]  # type: ignore[union-attr]
+    assert [block._alive() for block in blocks] == [[], []]
+    assert all(block.kept for block in blocks)
