@@ -212,6 +212,8 @@ def verify(
     --hlo: torch-xla traces each rank's layer, forward and backward, on this machine. For every
     pair of a product and a communication the graph has to say what the schedules say: what waits
     for what, and what is free to run beside it. Whether a compiler uses that, only a device shows.
+    Given up is what separate streams would run side by side, and one order of all communications
+    does not.
     """
     loaded, layout = _load_for(ctx, config, overrides, world_size)
     tp, dp = loaded.parallel.tp, layout.dp
@@ -226,12 +228,20 @@ def verify(
     else:
         for row in found:
             state = "ok  " if not row["problems"] else "fail"
-            pairs = f"  {row['pairs']:>5} pairs, {row['free']} free" if "pairs" in row else ""
+            pairs = _pairs(row)
             click.echo(f"{state}  {row['mode']:<6} {row['operation']:<8} {row['pass']:<8}{pairs}")
             for problem in row["problems"]:
                 click.echo(f"      {problem}")
         click.echo(f"{len(found)} schedules on {tp} tensor x {dp} data ranks")
     return Unhealthy.exit_code if any(row["problems"] for row in found) else 0
+
+
+def _pairs(row: dict[str, Any]) -> str:
+    """Of a schedule that was compared with a graph."""
+    if "pairs" not in row:
+        return ""
+    given_up = f", {row['given_up']} given up" if row["given_up"] else ""
+    return f"  {row['pairs']:>5} pairs, {row['free']} free{given_up}"
 
 
 def _load_for(
@@ -275,7 +285,7 @@ def _verified(config: Config, layout: BucketLayout, modes: tuple[str, ...]) -> l
 
 def _compare_graphs(config: Config, rows: list[dict[str, Any]]) -> None:
     """Adds to each row what torch-xla's graphs say: counts of one rank, problems of all."""
-    from ndtrain.parallel.layer_hlo import layer_lowering
+    from ndtrain.parallel.layer_hlo import head_lowering, layer_lowering
     from ndtrain.runtime.dtypes import DTYPES
     from ndtrain.train.build import shape_of
 
@@ -284,10 +294,15 @@ def _compare_graphs(config: Config, rows: list[dict[str, Any]]) -> None:
     tp = config.parallel.tp
     for mode in dict.fromkeys(row["mode"] for row in rows):
         for rank in range(tp):
-            found = layer_lowering(shape, length, batch, tp, rank, mode, dtype)
+            step = (shape, length, batch, tp, rank, mode, dtype)
+            found = {**layer_lowering(*step), ("head", "forward"): head_lowering(*step)}
             for row in (row for row in rows if row["mode"] == mode):
                 comparison = found.get((row["operation"], row["pass"]))
-                if comparison is None:  # not of a layer
+                if comparison is None:  # the buckets, whose compute is autograd's
                     continue
-                row |= {"pairs": comparison.num_pairs, "free": comparison.num_free}
+                row |= {
+                    "pairs": comparison.num_pairs,
+                    "free": comparison.num_free,
+                    "given_up": len(comparison.given_up),
+                }
                 row["problems"] += [f"rank {rank}: {problem}" for problem in comparison.problems]

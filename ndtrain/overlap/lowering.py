@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from ndtrain.overlap.head import AddWeightGradient
 from ndtrain.overlap.hlo import COLLECTIVES, HloGraph, Instruction, Reach
 from ndtrain.overlap.operations import InputGradient, Linear, WeightGradient
 from ndtrain.overlap.order import Order
@@ -21,7 +22,7 @@ from ndtrain.overlap.schedule import AllGather, Compute, Node, Permute, ReduceSc
 Lines = Sequence[Sequence[int]]
 """All lines of the axis that the schedules communicate on."""
 
-_PRODUCTS = (Linear, InputGradient, WeightGradient)
+_PRODUCTS = (Linear, InputGradient, WeightGradient, AddWeightGradient)
 _OPCODES: dict[type[Node], str] = {
     AllGather: "all-gather",
     ReduceScatter: "reduce-scatter",
@@ -50,10 +51,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of the products of one schedule with every communication of the graph."""
+    """Of the products of one schedule with every communication of the graph.
+
+    given_up: (communication, product) that the schedule's streams would run side by side, and that
+    one order of all communications does not allow.
+    """
 
     num_pairs: int
     num_free: int  # pairs of which neither waits for the other, so that one may hide the other
+    given_up: list[tuple[str, str]]
     problems: list[str]
 
 
@@ -63,7 +69,7 @@ def compare(parts: Sequence[Part], graph: HloGraph, lines: Lines) -> list[Compar
     strays = _strays(parts, graph)
     if any(missing) or strays:  # without its instructions a pair cannot be looked up
         return [
-            Comparison(0, 0, some + (strays if place == 0 else []))
+            Comparison(0, 0, [], some + (strays if place == 0 else []))
             for place, some in enumerate(missing)
         ]
     expected = Reach(_dependencies(parts))
@@ -151,7 +157,7 @@ def _compare_part(
         if not isinstance(node, Compute)
     ]
     num_pairs = num_free = 0
-    problems = _order(part, moving, found, graph) + _unfulfilled(part, found, graph)
+    problems = _order(part, moving, found, graph)
     for product in (part.label(node) for node in part.schedule.nodes if is_product(node)):
         for moved in moving:
             pairs = ((moved, product), (product, moved))
@@ -164,7 +170,7 @@ def _compare_part(
                     problems.append(
                         f"in the graph `{second}` {does} for `{first}`, in the schedule {should}"
                     )
-    return Comparison(num_pairs, num_free, problems)
+    return Comparison(num_pairs, num_free, _given_up(part, expected), problems)
 
 
 def _order(
@@ -179,13 +185,14 @@ def _order(
     ]
 
 
-def _unfulfilled(part: Part, found: Mapping[str, str], graph: HloGraph) -> list[str]:
-    """What the schedule's streams would run side by side and the graph does not."""
+def _given_up(part: Part, expected: Reach) -> list[tuple[str, str]]:
     nodes = {node.name: node for node in part.schedule.nodes}
-    problems = []
-    for moved, computed in Order(part.schedule).concurrent():
-        if is_product(nodes[computed]):
-            names = [found[part.label(nodes[name])] for name in (moved, computed)]
-            if graph.before(*names) or graph.before(*reversed(names)):
-                problems.append(f"`{moved}` is planned beside `{computed}`, the graph forbids it")
-    return problems
+    return [
+        (moved, computed)
+        for moved, computed in Order(part.schedule).concurrent()
+        if is_product(nodes[computed])
+        and (
+            expected.before(part.label(nodes[moved]), part.label(nodes[computed]))
+            or expected.before(part.label(nodes[computed]), part.label(nodes[moved]))
+        )
+    ]

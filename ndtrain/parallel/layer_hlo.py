@@ -1,6 +1,7 @@
-"""One layer, forward and backward, as the graph that torch-xla hands to a compiler.
+"""One layer, forward and backward, and the head as graphs that torch-xla hands to a compiler.
 
     layer_lowering(shape, 4096, 1, 8, 3, "ring", dtype)      # {("qkv", "forward"): Comparison, ...}
+    head_lowering(shape, 4096, 1, 8, 3, "chunk", dtype)
 
 Traced in one process for any number of ranks; nothing runs and nothing has memory.
 """
@@ -15,6 +16,7 @@ from ndtrain.overlap.hlo import HloGraph
 from ndtrain.overlap.lowering import Comparison, Part, compare
 from ndtrain.overlap.modes import Modes, Pass
 from ndtrain.parallel.layer_schedules import linears_of, meta_model
+from ndtrain.parallel.vocabulary import VocabularyParallelHead
 from ndtrain.runtime.mesh import axis_lines
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.runtime.xla import hlo_text, trace_xla
@@ -57,6 +59,31 @@ def layer_lowering(
     lines = axis_lines(tp, 1)["tensor"]
     found = compare(list(parts.values()), HloGraph.read(text), lines)
     return dict(zip(parts, found, strict=True))
+
+
+def head_lowering(
+    shape: Shape,
+    sequence_length: int,
+    batch_size: int,
+    tp: int,
+    rank: int,
+    mode: Mode,
+    dtype: torch.dtype,
+) -> Comparison:
+    """The output head with its loss and gradients, which are all made in forward."""
+    runtime = trace_xla(rank, tp, 1, shape.num_kv_heads)
+    head = meta_model(shape, runtime, Modes.all(mode), dtype).head
+    assert isinstance(head, VocabularyParallelHead)
+    head.to_empty(device=runtime.device)
+    size = (sequence_length // tp, batch_size, shape.hidden_size)
+    x_SBH = torch.empty(size, dtype=dtype, device=runtime.device).requires_grad_()
+    tokens_BS = torch.zeros(batch_size, sequence_length, dtype=torch.int64, device=runtime.device)
+    loss = head.loss(x_SBH, tokens_BS, tokens_BS.to(torch.float32))
+    gradients = torch.autograd.grad(loss, [x_SBH, head.weight])
+    graph = HloGraph.read(hlo_text([loss, *gradients]))
+    part = Part(head.schedule(x_SBH, want_gradients=True))
+    (comparison,) = compare([part], graph, axis_lines(tp, 1)["tensor"])
+    return comparison
 
 
 def layer_parts(block: Block) -> dict[tuple[str, Pass], Part]:
