@@ -49,6 +49,9 @@ def parallelize(
     if model.shape.tie_embeddings:
         shards.pop("head.weight")
     _shrink(model, shards)
+    # Hugging Face's accelerate leaves a model that says this as it is. It would else wrap it in DDP
+    # and sum gradients over ranks that hold different parameters.
+    model._is_accelerate_prepared = True  # type: ignore[assignment]
     return shards
 
 
