@@ -45,6 +45,7 @@ def test_the_held_out_loss_falls_from_evaluation_to_evaluation(quickstart) -> No
     ]
     held_out = {r["step"]: r["held_out_loss"] for r in records if "held_out_loss" in r}
     assert held_out[200] < held_out[100] < held_out[0]
+    assert held_out[200] <= 0.65 * held_out[0]
 
 
 def test_every_step_reports_loss_throughput_and_communication(quickstart) -> None:
@@ -81,7 +82,7 @@ def test_transformers_loads_the_exported_folder(quickstart) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     inputs = tokenizer("def main(", return_tensors="pt")
     loss = model(**inputs, labels=inputs["input_ids"]).loss.item()
-    assert loss < 8  # an untrained one has log(4096) = 8.3
+    assert loss < 6  # an untrained one has log(1024) = 6.9
 
 
 def test_a_sample_is_printed(quickstart) -> None:
