@@ -1,6 +1,7 @@
 """`ndtrain overlap show` and `verify` as they are typed."""
 
 import json
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -133,3 +134,16 @@ def test_verify_refuses_a_world_that_does_not_fit(run: Run) -> None:
     result = run("overlap", "verify", *LAYER, "--world-size", "3")
     assert result.code == 2
     assert "world size 3" in result.err
+
+
+def test_graphs_of_one_rank_have_nothing_to_compare(run: Run) -> None:
+    result = run("overlap", "verify", "quickstart", "parallel.tp=1", "--hlo")
+    assert result.code == 2
+    assert "on one rank nothing is communicated" in result.err
+
+
+def test_graphs_without_torch_xla_are_refused(run: Run, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_xla", None)
+    result = run("overlap", "verify", *LAYER, "--mode", "ring", "--hlo")
+    assert result.code == 2
+    assert "torch-xla cannot be imported" in result.err

@@ -222,3 +222,23 @@ def test_divisors_and_legal_tp() -> None:
     assert divisors(12) == [1, 2, 3, 4, 6, 12]
     assert divisors(1) == [1]
     assert legal_tp(config_of("model.num_heads=24", "model.num_kv_heads=8")) == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what", "help_text"),
+    [
+        (["parallel.tp=2"], "overlap.mode=auto measures", "off, bulk, chunk, ring"),
+        (["train.recompute=full"], "train.recompute=full on xla", "none"),
+        (["observe.trace_steps=[1, 2]"], "observe.trace_steps on xla", "the device's profiler"),
+        (["train.offload_activations=true"], "train.offload_activations on xla", "false"),
+    ],
+)
+def test_what_a_traced_step_cannot_do_is_refused(overrides, what: str, help_text: str) -> None:
+    base = [] if "parallel.tp=2" in overrides else ["overlap.mode=off"]
+    (error,) = errors_of(None, "runtime.device=xla", *base, *overrides)
+    assert error.what.startswith(what)
+    assert help_text in error.help
+
+
+def test_a_traced_step_with_one_form_everywhere_is_allowed() -> None:
+    check(config_of("runtime.device=xla", "parallel.tp=2", "overlap.mode=ring"), 2)
