@@ -107,13 +107,13 @@ class _Recorded(Ours):
 
     def _start_runtime(self, workload: Workload) -> Runtime:
         runtime = super()._start_runtime(workload)
-        self.recorder = _Recorder(GlooTransport("main"))
+        self.recorder = Recorder(GlooTransport("main"))
         collectives = Collectives(cast(Transport, self.recorder), runtime.spans)
         streams = dict.fromkeys(runtime.streams, InlineStream(collectives))
         return replace(runtime, collectives=collectives, streams=streams, serial_streams=streams)
 
 
-class _Recorder:
+class Recorder:
     """A transport that notes each call, to be made again on ordinary numbers of the same size."""
 
     def __init__(self, transport: Transport) -> None:

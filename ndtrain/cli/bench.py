@@ -1,4 +1,4 @@
-"""`ndtrain bench step`: how fast one forward and backward is, and how fast it could be."""
+"""`ndtrain bench step|overlap`: how fast a step is and could be, and what hiding is worth."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +8,7 @@ import click
 
 from ndtrain.bench.workload import DEFAULT, Workload
 from ndtrain.cli import terminal
+from ndtrain.core.errors import UserError
 
 POSITIVE = click.IntRange(min=1)
 
@@ -32,6 +33,7 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--dtype", type=click.Choice(["fp32", "bf16"]), default=DEFAULT.dtype),
         click.option(
             "--ranks",
+            "--tp",
             "num_ranks",
             type=POSITIVE,
             default=DEFAULT.num_ranks,
@@ -83,14 +85,26 @@ def step(rounds: int, as_json: bool, **shape: Any) -> None:
     type=POSITIVE,
     help="Join the ranks by a link of this speed, in network namespaces (root, Linux, iproute2).",
 )
-def overlap(rounds: int, as_json: bool, link_mbits: int | None, **shape: Any) -> None:
+@click.option("--dp", type=POSITIVE, default=1, help="Replicas, with --zero.")
+@click.option(
+    "--zero", is_flag=True, help="Whole optimizer steps, with ZeRO's buckets over --dp replicas."
+)
+def overlap(
+    rounds: int, as_json: bool, link_mbits: int | None, dp: int, zero: bool, **shape: Any
+) -> None:
     """What hiding the communication is worth: ours in every form, bare compute, DTensor.
 
     All take turns in each round. exchange is the collectives alone. Without --link-mbits the link
     is what joins the ranks: loopback on one machine, where bytes cost compute and hardly any time,
     or the network of a torchrun job.
+
+    With --zero the steps are whole, and each axis of --tp x --dp ranks is hidden on its own.
     """
+    _check_replicas(dp, zero)
     workload = _workload(**shape)
+    if zero:
+        _zero(workload, dp, rounds, link_mbits, as_json)
+        return
     from ndtrain.bench import overlap_report
     from ndtrain.bench.overlap import measure_overlap
 
@@ -101,6 +115,28 @@ def overlap(rounds: int, as_json: bool, link_mbits: int | None, **shape: Any) ->
         terminal.print_json(overlap_report.as_json(measurement))
     else:
         click.echo(overlap_report.as_text(measurement))
+
+
+def _check_replicas(dp: int, zero: bool) -> None:
+    if zero and dp == 1:
+        raise UserError("--zero shards over replicas", "--dp 1", "pass --dp 2 or more")
+    if dp > 1 and not zero:
+        raise UserError(
+            "replicas exchange gradients and weights in whole steps", f"--dp {dp}", "add --zero"
+        )
+
+
+def _zero(workload: Workload, dp: int, rounds: int, link_mbits: int | None, as_json: bool) -> None:
+    from ndtrain.bench import zero_report
+    from ndtrain.bench.zero import measure_zero
+
+    measurement = measure_zero(workload, dp, rounds, link_mbits)
+    if measurement is None:  # not the rank that reports
+        return
+    if as_json:
+        terminal.print_json(zero_report.as_json(measurement))
+    else:
+        click.echo(zero_report.as_text(measurement))
 
 
 def _workload(

@@ -84,6 +84,11 @@ class Decision:
         return {"choices": [asdict(choice) for choice in self.choices], "serial": self.serial}
 
     @classmethod
+    def blocking(cls) -> "Decision":
+        """Nothing is overlapped."""
+        return cls(tuple(Choice(operation, when, "off") for operation, when in CANDIDATES), False)
+
+    @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Decision":
         choices = (
             Choice(**{**choice, "too_large": tuple(choice.get("too_large", ()))})

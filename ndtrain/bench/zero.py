@@ -1,0 +1,218 @@
+"""`ndtrain bench overlap --zero`: whole optimizer steps, and what hiding is worth on either axis.
+
+    measurement = measure_zero(workload, dp=2, num_rounds=10, megabits=1000)
+
+Contestants in one process group, in interleaved rounds: bare compute; the transfers alone, of each
+axis and of both; and ours with nothing hidden, with the tensor axis hidden (the gate's choice),
+with the data axis hidden (ZeRO's buckets), and with both. A turn is a few steps in a row, because
+weights are gathered behind the next step's forward; the last gathers end inside the turn.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, cast
+
+import torch
+import torch.distributed as dist
+
+from ndtrain.bench import launch
+from ndtrain.bench.batch import make_batch
+from ndtrain.bench.contestant import Contestant
+from ndtrain.bench.contestants_ours import Recorder
+from ndtrain.bench.rounds import Rounds, run_rounds
+from ndtrain.bench.shaped_link import shaped_link
+from ndtrain.bench.workload import Workload
+from ndtrain.config.schema import Optim, Overlap
+from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.overlap.gate import Decision
+from ndtrain.parallel.apply import parallelize
+from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.parallel.zero import ShardedAdamW
+from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.dtypes import DTYPES
+from ndtrain.runtime.gloo import GlooTransport
+from ndtrain.runtime.mesh import Axis
+from ndtrain.runtime.runtime import Runtime, start_cpu, still
+from ndtrain.runtime.streams import InlineStream
+from ndtrain.runtime.transport import Transport
+from ndtrain.train.overlap_plan import decide_on, measure_machine
+from ndtrain.train.place import threads_per_rank
+
+STEPS_IN_A_TURN = 2
+BUCKET_BYTES = 16 * 10**6  # the default of overlap.bucket_megabytes
+Hidden = Literal["nothing", "tensor", "data", "both"]
+AXES: tuple[Literal["tensor", "data"], ...] = ("tensor", "data")
+
+
+class ZeroSteps:
+    """Whole steps: forward, backward, AdamW on this rank's part. hides: what travels behind it."""
+
+    uses_all_ranks = True
+    has_loss = True
+
+    def __init__(self, hides: Hidden, dp: int, runtime: Runtime) -> None:
+        """runtime: one for all forms, because its process groups bring threads that poll."""
+        self.name = f"hides {hides}"
+        self.runtime = runtime
+        self.decision: Decision | None = None
+        self._hides, self._dp = hides, dp
+
+    def setup(self, workload: Workload) -> None:
+        runtime = self.runtime
+        with torch.device("meta"):
+            model = Qwen3(workload.shape)
+        self.decision = self._decide(workload)
+        shards = parallelize(model, runtime, self.decision.modes)
+        self.model = model
+        self.optimizer = ShardedAdamW(
+            model,
+            shards,
+            RandomWeights(workload.shape, workload.seed),
+            runtime,
+            Optim(lr=1e-4),
+            DTYPES[workload.dtype],
+            BUCKET_BYTES,
+            in_background=self._hides in ("data", "both"),
+        )
+        own = replace(workload, seed=workload.seed + runtime.mesh.data.rank)
+        self._tokens_BS, self._targets_BS = make_batch(own)
+        weight = 1 / (self._tokens_BS.numel() * self._dp)
+        self._weights_BS = torch.full(self._tokens_BS.shape, weight)
+
+    def step(self) -> float:
+        loss = math.nan
+        for _ in range(STEPS_IN_A_TURN):
+            self.optimizer.traffic.arm()
+            total = self.model.loss(self._tokens_BS, self._targets_BS, self._weights_BS)
+            total.backward()
+            self.optimizer.step(1e-4)
+            loss = total.item()
+        self.optimizer.traffic.finish()
+        return loss
+
+    def _decide(self, workload: Workload) -> Decision:
+        hides = self._hides in ("tensor", "both")
+        settings = Overlap(mode="auto" if hides else "off")
+        machine = measure_machine(self.runtime, workload.dtype) if hides else None
+        decision, _ = decide_on(
+            settings,
+            self.runtime,
+            workload.shape,
+            workload.sequence_length,
+            workload.batch_size,
+            workload.dtype,
+            machine,
+        )
+        return decision
+
+
+class BareSteps(ZeroSteps):
+    """Each rank's share of the compute, and nothing is exchanged."""
+
+    has_loss = False
+
+    def __init__(self, workload: Workload, dp: int) -> None:
+        rank, kv_heads = dist.get_rank(), workload.shape.num_kv_heads
+        super().__init__("nothing", dp, still(rank, workload.num_ranks, dp, kv_heads, "cpu"))
+        self.name = "bare"
+
+    def step(self) -> float:
+        super().step()
+        return math.nan
+
+    def _decide(self, workload: Workload) -> Decision:
+        return Decision.blocking()
+
+
+class ExchangeOf:
+    """The transfers of a turn over some axes, in their order and sizes, with no compute between."""
+
+    uses_all_ranks = True
+    has_loss = False
+
+    def __init__(self, axes: Sequence[str], dp: int, runtime: Runtime) -> None:
+        self.name = f"exchange {' + '.join(axes)}"
+        self._axes, self._dp, self._runtime = axes, dp, runtime
+
+    def setup(self, workload: Workload) -> None:
+        recorder = Recorder(GlooTransport("main"))
+        collectives = Collectives(cast(Transport, recorder), self._runtime.spans)
+        streams = dict.fromkeys(self._runtime.streams, InlineStream(collectives))
+        runtime = replace(
+            self._runtime, collectives=collectives, streams=streams, serial_streams=streams
+        )
+        recorded = ZeroSteps("nothing", self._dp, runtime)
+        recorded.setup(workload)
+        recorder.calls.clear()  # of the decision
+        recorded.step()
+        self.calls = [call for call in recorder.calls if _axis_of(call) in self._axes]
+
+    def step(self) -> float:
+        for call in self.calls:
+            call()
+        return math.nan
+
+
+def _axis_of(call: partial) -> str:
+    """What the world shares, the norm of the gradient, counts for the data axis."""
+    (axis,) = (argument for argument in call.args if isinstance(argument, Axis))
+    return "tensor" if axis.name in ("tensor", "key_value") else "data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroMeasurement:
+    workload: Workload  # num_ranks: of the tensor axis; batch_size: of a replica
+    dp: int
+    megabits: int | None  # of each rank's sending side; None: the link as it is
+    num_threads: int
+    rounds: Rounds
+    decided: list[str]  # what the gate chose for the tensor axis
+
+
+def measure_zero(
+    workload: Workload, dp: int, num_rounds: int, megabits: int | None
+) -> ZeroMeasurement | None:
+    """None on ranks of a torchrun job that do not report. Raises UserError as `measure_overlap`."""
+    workload.check()
+    arguments, num_ranks = (workload, dp, num_rounds), workload.num_ranks * dp
+    if launch.is_launched_rank():
+        rounds, decided = launch.as_launched_rank(_rounds, arguments, num_ranks)
+        if launch.launched_rank() != 0:
+            return None
+    elif megabits is None:
+        rounds, decided = launch.run_on_ranks(_rounds, arguments, num_ranks)[0]
+    else:
+        with shaped_link(num_ranks, megabits) as link:
+            rounds, decided = link.run(_rounds, arguments)[0]
+    return ZeroMeasurement(
+        workload=workload,
+        dp=dp,
+        megabits=megabits,
+        num_threads=threads_per_rank(launch.num_local_ranks(num_ranks)),
+        rounds=rounds,
+        decided=decided,
+    )
+
+
+def forms_of(tp: int) -> tuple[Hidden, ...]:
+    """What can be hidden: on one tensor rank only the data axis moves anything."""
+    return ("nothing", "data") if tp == 1 else ("nothing", "tensor", "data", "both")
+
+
+def axes_of(tp: int) -> tuple[str, ...]:
+    return AXES[1:] if tp == 1 else AXES
+
+
+def _rounds(workload: Workload, dp: int, num_rounds: int) -> tuple[Rounds, list[str]]:
+    tp = workload.num_ranks
+    runtime = start_cpu(tp, dp, workload.shape.num_kv_heads)
+    forms = [ZeroSteps(hides, dp, runtime) for hides in forms_of(tp)]
+    exchanges = [ExchangeOf([axis], dp, runtime) for axis in axes_of(tp)]
+    contestants: list[Contestant] = [BareSteps(workload, dp), *exchanges, *forms]
+    rounds = run_rounds(contestants, workload, num_rounds)
+    decision = forms[-1].decision
+    assert decision is not None
+    dist.barrier()
+    return rounds, decision.lines() if tp > 1 else []

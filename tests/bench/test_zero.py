@@ -1,0 +1,92 @@
+"""`bench overlap --zero`: its figures from known times, its refusals, and one run of each form."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ndtrain.bench.rounds import Rounds
+from ndtrain.bench.workload import DEFAULT
+from ndtrain.bench.zero import ZeroMeasurement, axes_of, forms_of
+from ndtrain.bench.zero_report import as_json, as_text, axis_efficiency
+from tests.cli.conftest import Run, run
+
+__all__ = ["run"]  # the fixture
+
+STEP_MS = {
+    "bare": 100.0,
+    "exchange tensor": 40.0,
+    "exchange data": 20.0,
+    "hides nothing": 160.0,
+    "hides tensor": 130.0,
+    "hides data": 145.0,
+    "hides both": 115.0,
+}
+MEASUREMENT = ZeroMeasurement(
+    workload=DEFAULT,
+    dp=2,
+    megabits=2000,
+    num_threads=1,
+    rounds=Rounds({name: [ms, ms] for name, ms in STEP_MS.items()}, {}),
+    decided=["overlap: qkv forward: ring"],
+)
+
+
+def test_each_axis_has_its_own_efficiency() -> None:
+    assert axis_efficiency(MEASUREMENT.rounds, "tensor") == pytest.approx((160 - 130) / 40)
+    assert axis_efficiency(MEASUREMENT.rounds, "data") == pytest.approx((160 - 145) / 20)
+
+
+def test_the_table_and_json_have_every_contestant() -> None:
+    text = as_text(MEASUREMENT)
+    assert "2 tensor x 2 data ranks" in text
+    assert "overlap efficiency of the tensor axis: 0.75" in text
+    assert "overlap efficiency of the data axis: 0.75" in text
+    assert "overlap: qkv forward: ring" in text
+    assert all(name in text for name in STEP_MS)
+    assert as_json(MEASUREMENT)["over_bare"].keys() == STEP_MS.keys()
+    assert as_json(MEASUREMENT)["overlap_efficiency"].keys() == {"tensor", "data"}
+
+
+def test_one_tensor_rank_has_only_the_data_axis() -> None:
+    assert forms_of(1) == ("nothing", "data")
+    assert axes_of(1) == ("data",)
+    assert axes_of(2) == ("tensor", "data")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--zero",), "--zero shards over replicas"),
+        (("--dp", "2"), "add --zero"),
+        (("--zero", "--dp", "2", "--tp", "3"), "cannot be divided by --ranks 3"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(run: Run, options: tuple, message: str) -> None:
+    result = run("bench", "overlap", *options)
+    assert result.code == 2
+    assert message in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_tiny_shape_in_every_form(tp: int) -> None:
+    sizes = "--layers 1 --hidden 64 --intermediate 128 --heads 4 --kv-heads 2 --head-dim 16"
+    options = f"--vocab 256 --sequence 64 --rounds 1 --tp {tp} --dp 2 --zero --json"
+    done = subprocess.run(
+        [sys.executable, "-m", "ndtrain", "bench", "overlap", *sizes.split(), *options.split()],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["tp"], found["dp"]) == (tp, 2)
+    exchanges = [f"exchange {axis}" for axis in axes_of(tp)]
+    forms = [f"hides {form}" for form in forms_of(tp)]
+    assert found["step_ms"].keys() == {"bare", *exchanges, *forms}
+    losses = [found["losses"][form] for form in forms]
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
+    assert found["losses"]["bare"] is None
