@@ -1,7 +1,7 @@
 """TensorBoard and Weights & Biases as sinks: asked for they must be there, and never stop a run.
 
     require_trackers(["wandb"])           # before any work; UserError says how to install it
-    sinks = open_trackers(config, run_directory, start_step=120, warn=note)
+    sinks = open_trackers(config, run_directory, start_step=120, note=note)
 
 A tracker that fails while the run trains is warned of once and gets nothing any more. A run that
 goes on continues the same TensorBoard folder and the same W&B run, whose id is in `wandb.json` of
@@ -25,6 +25,9 @@ from ndtrain.observe.sinks import Record, Sink
 
 
 class Tracker(Protocol):
+    where: str
+    """Where a person finds it."""
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers by name; names with a slash belong together."""
 
@@ -38,10 +41,9 @@ class TensorBoard:
     def __init__(self, config: Config, run: RunDirectory, start_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self.where = str(run.path / "tensorboard")
         # purge_step: what a cut process wrote of steps that will be run again is not shown.
-        self._writer = SummaryWriter(
-            str(run.path / "tensorboard"), purge_step=start_step + 1 if start_step else None
-        )
+        self._writer = SummaryWriter(self.where, purge_step=start_step + 1 if start_step else None)
         text = "\n".join(f"    {key}: {value}" for key, value in _flat(config).items())
         self._writer.add_text("configuration", text, start_step)
 
@@ -72,6 +74,7 @@ class Wandb:
             # The terminal is ours: neither captured nor written to.
             settings=wandb.Settings(console="off", silent=True),
         )
+        self.where = self._run.dir if self._run.offline else self._run.url
         # Its own steps only grow: of a step that is run again it would drop the second life.
         self._run.define_metric("*", step_metric="step")
 
@@ -91,10 +94,10 @@ TRACKERS: dict[str, Callable[[Config, RunDirectory, int], Tracker]] = {
 class TrackerSink:
     """Numbers of the records for one tracker, until it fails."""
 
-    def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], None]) -> None:
+    def __init__(self, name: str, tracker: Tracker, note: Callable[[str], None]) -> None:
         self._name = name
         self._tracker: Tracker | None = tracker
-        self._warn = warn
+        self._tell = note
 
     def write(self, record: Record) -> None:
         tracker = self._tracker
@@ -118,7 +121,7 @@ class TrackerSink:
         except Exception as error:  # of a library or a network: no reason to lose a run
             self._tracker = None
             reason = str(error).partition("\n")[0]
-            self._warn(
+            self._tell(
                 f"warning: {self._name} failed and gets nothing any more:"
                 f" {type(error).__name__}: {reason}; metrics.jsonl has every step"
             )
@@ -136,9 +139,12 @@ def require_trackers(names: Iterable[str]) -> None:
 
 
 def open_trackers(
-    config: Config, run: RunDirectory, start_step: int, warn: Callable[[str], None]
+    config: Config, run: RunDirectory, start_step: int, note: Callable[[str], None]
 ) -> list[Sink]:
-    """Those of observe.trackers. Raises UserError for one that does not start."""
+    """Those of observe.trackers. Raises UserError for one that does not start.
+
+    note: is told where each of them writes and, later, that one failed.
+    """
     sinks: list[Sink] = []
     for name in dict.fromkeys(config.observe.trackers):
         try:
@@ -151,7 +157,8 @@ def open_trackers(
                 "observe.trackers",
                 f"set it up, or leave {name} out of observe.trackers",
             ) from error
-        sinks.append(TrackerSink(name, tracker, warn))
+        note(f"{name}: the metrics go to {tracker.where} too")
+        sinks.append(TrackerSink(name, tracker, note))
     return sinks
 
 
