@@ -135,7 +135,9 @@ def trace_xla(rank: int, tp: int, dp: int, num_kv_heads: int) -> Runtime:
 def _keep_names() -> None:
     """torch-xla reads the variables when it is imported."""
     names = ("XLA_IR_DEBUG", "XLA_HLO_DEBUG")
-    if "torch_xla" in sys.modules and any(os.environ.get(name) != "1" for name in names):
+    if sys.modules.get("torch_xla") is not None and any(
+        os.environ.get(name) != "1" for name in names
+    ):
         raise UserError(
             "torch-xla was imported without keeping names in its graphs",
             "the environment",

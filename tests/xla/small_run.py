@@ -11,7 +11,7 @@ from ndtrain.config.schema import Optim
 from ndtrain.data.batch import Batch
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.overlap.modes import Modes
-from ndtrain.parallel.apply import parallelize
+from ndtrain.parallel.apply import Source, parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.zero import ShardedAdamW
 from ndtrain.parallel.zero_traced import TracedAdamW
@@ -40,14 +40,20 @@ class Curve(NamedTuple):
     num_compilations: list[int]  # of the process, after each step
 
 
-def start(runtime: Runtime, mode: str = "off", dtype: torch.dtype = torch.float32) -> Small:
+def start(
+    runtime: Runtime,
+    mode: str = "off",
+    dtype: torch.dtype = torch.float32,
+    source: Source | None = None,
+) -> Small:
+    """source: of the weights, by default random ones, the same on every runtime."""
     with torch.device("meta"):
         model = Qwen3(SHAPE, "reference")
     shards = parallelize(model, runtime, Modes.all(mode))  # type: ignore[arg-type]
     make = ShardedAdamW if runtime.trace is None else TracedAdamW
-    source = RandomWeights(SHAPE, seed=3)
-    in_background = mode != "off"
+    source = source or RandomWeights(SHAPE, seed=3)
     bucket_bytes = 40_000  # two of matrices
+    in_background = mode != "off"
     optimizer = make(model, shards, source, runtime, OPTIM, dtype, bucket_bytes, in_background)
     return Small(runtime, model, optimizer)
 
