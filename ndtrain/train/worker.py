@@ -111,7 +111,12 @@ def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: St
         # Again: who goes on with a run may ask for something else.
         directory.write_inputs(config, list(loaded.overrides), loaded.origins)
         _write_status(directory, "running", start)
-    sinks = together(runtime, lambda: _sinks(config, directory, rank, start), "open_sinks")
+    try:
+        sinks = together(runtime, lambda: _sinks(config, directory, rank, start), "open_sinks")
+    except Exception as error:
+        if rank == 0:
+            _record_failure(directory, error)
+        raise
     watchdog = Watchdog(runtime, directory, lambda text: _record_hang(directory, text))
     watchdog.enter("setup and the first step", config.guards.setup_seconds)
     try:

@@ -13,6 +13,7 @@ import pytest
 from ndtrain.config.schema import Config, Observe, Run
 from ndtrain.core.errors import UserError
 from ndtrain.observe import trackers
+from ndtrain.observe.events import read_events
 from ndtrain.observe.run_directory import RunDirectory
 from ndtrain.observe.trackers import TrackerSink, open_trackers, require_trackers
 from tests.faults.runs import Case
@@ -212,6 +213,25 @@ def test_training_goes_on_without_a_tracker_that_fails(case: Case) -> None:
     assert run.output.count("tensorboard failed and gets nothing any more") == 1
     assert case.status()["state"] == "finished"
     assert [r["step"] for r in case.records() if "loss" in r] == [1, 2, 3, 4]
+
+
+def refuse_to_start() -> None:
+    def refuse(*_: Any) -> Recorder:
+        raise OSError("no key")
+
+    trackers.TRACKERS["wandb"] = refuse
+    trackers.find_spec = lambda name: True  # type: ignore[assignment]
+
+
+def test_a_run_whose_tracker_does_not_start_has_failed(case: Case) -> None:
+    run = case.start("observe.trackers=[wandb]", num_ranks=2, prepare=refuse_to_start)
+    run.finish(2)
+    assert run.output.count("wandb does not start: OSError: no key") == 1
+    status = case.status()
+    assert (status["state"], status["retryable"]) == ("failed", False)
+    assert status["reason"] == "wandb does not start: OSError: no key"
+    (event,) = read_events(case.directory / "events.jsonl")
+    assert event.kind == "failure"
 
 
 def hide_packages() -> None:
