@@ -105,6 +105,16 @@ def test_the_device_of_the_hardware_is_in_the_script(run: Run) -> None:
     assert "runtime.device=cpu would leave trn1.2xlarge's devices idle" in result.err
 
 
+def test_a_run_that_has_saved_says_how_early_it_wants_to_know(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    records = [{"step": 9, "step_ms": 5e3}, {"step": 9, "save_ms": 200e3}]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "run" / "metrics.jsonl").write_text(lines)
+    result = run("slurm", "tiny", *CPU, f"run.directory={tmp_path}")
+    assert "\n#SBATCH --signal=B:USR1@410\n" in result.out
+    assert "# USR1 comes 410 s before the end: 2 x the longest save (200.0 s)" in result.out
+
+
 def test_options_of_sbatch_are_passed_on(run: Run) -> None:
     result = run("slurm", "tiny", *CPU, "--sbatch=--partition=cpu", "--sbatch=--time=12:30:00")
     assert "\n#SBATCH --partition=cpu\n#SBATCH --time=12:30:00\n" in result.out

@@ -20,24 +20,13 @@ from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import complete_checkpoints
 from ndtrain.observe.sinks import read_jsonl
 from tests.cluster.slurm_lab import Lab, missing, slurm_lab, wait_until
+from tests.cluster.tiny_run import write_run
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
 LIMIT_S = 240  # for anything to come: nodes share two cores, and maybe a busy machine
-_CONFIG = """
-run: {{directory: {folder}}}
-model: {{vocab_size: 300, hidden_size: 16, intermediate_size: 16, num_layers: 1, num_heads: 2,
-        num_kv_heads: 2, head_dim: 8}}
-data: {{source: text, paths: ["{folder}/text/*.txt"], sequence_length: 16,
-       cache_directory: "{folder}/cache", held_out_fraction: 0.2}}
-parallel: {{tp: 2, dp: 2}}
-train: {{steps: {steps}, global_batch_size: 4, micro_batch_size: 1, eval_every: 0}}
-optim: {{lr: 0.01, schedule: constant}}
-overlap: {{mode: "off", data_parallel: "off"}}
-checkpoint: {{keep_last: 9}}
-"""
 
 
 class Cluster:
@@ -46,12 +35,7 @@ class Cluster:
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
         self.folder = folder
-        self.config = folder / "config.yaml"
-        self.config.write_text(_CONFIG.format(folder=folder, steps=STEPS))
-        (folder / "text").mkdir()
-        for number in range(12):
-            words = [f"w{(number * 7 + k * k) % 23}" for k in range(40)]
-            (folder / "text" / f"{number}.txt").write_text(" ".join(words))
+        self.config = write_run(folder, STEPS)
 
     def ndtrain(self, *arguments: str, **variables: str) -> str:
         """Runs a command of ndtrain here, outside of the cluster."""
