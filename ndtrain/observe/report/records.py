@@ -55,8 +55,8 @@ def plan(run: RunFiles) -> str:
     if not isinstance(choices, list) or not choices:
         return paragraph("No plan yet: it is decided when the run starts.", "muted")
     rows = [_choice(choice) for choice in choices if isinstance(choice, dict)]
-    heads = ["operation", "pass", "form", "predicted, ms", "blocking, ms", "saved, %"]
-    parts = [table(heads, rows, numbers=3)]
+    numbers = ["predicted, ms", "blocking, ms", "saved, %", "extra memory, MB"]
+    parts = [table(["operation", "pass", "form", *numbers], rows, numbers=len(numbers))]
     figures = run.plan.get("figures")
     if isinstance(figures, dict):
         measured = [
@@ -83,10 +83,12 @@ def plan(run: RunFiles) -> str:
 def _choice(choice: dict[str, Any]) -> list[str]:
     predicted, blocking = choice.get("predicted_ms"), choice.get("blocking_ms")
     names = [str(choice.get(key, "")) for key in ("operation", "when", "mode")]
+    extra = choice.get("extra_bytes")
+    megabytes = short(extra / 1e6) if isinstance(extra, int | float) else "n/a"
     if isinstance(predicted, int | float) and isinstance(blocking, int | float) and blocking:
         saved = f"{100 * (1 - predicted / blocking):.0f}"
-        return [*names, short(predicted), short(blocking), saved]
-    return [*names, "n/a", "n/a", "n/a"]
+        return [*names, short(predicted), short(blocking), saved, megabytes]
+    return [*names, "n/a", "n/a", "n/a", megabytes]
 
 
 def configuration(run: RunFiles) -> str:

@@ -40,6 +40,7 @@ def test_a_whole_run_has_every_section_with_its_figures(tmp_path: Path) -> None:
     assert "exposed communication" in parts["time"]
     assert "0.54 GiB" in parts["memory"]
     assert ">50<" in parts["plan"]  # percent saved
+    assert ">1.25<" in parts["plan"]  # MB more
     assert "1 Gbit/s" in parts["plan"]
     assert "the command line" in parts["configuration"]
     assert "torch" in parts["environment"]
