@@ -1,9 +1,9 @@
-"""Between Hugging Face folders and ours.
+"""Between Hugging Face folders and ours, and from neuronx-distributed's checkpoints.
 
     import_folder(Path("Qwen3-0.6B"), Path("weights/qwen3"))
-    export_folder(Path("runs/small"), Path("exported"))
+    export_folder(Path("runs/small"), Path("exported"))     # nxd_writer.export_nxd for the other
 
-Both need memory for one file, not for the model.
+All need memory for one file, not for the model.
 """
 
 import shutil
@@ -16,6 +16,8 @@ from torch import Tensor
 from ndtrain.checkpoint.format import Manifest
 from ndtrain.checkpoint.hugging_face import HuggingFaceFolder
 from ndtrain.checkpoint.hugging_face_writer import MAX_SHARD_BYTES, write_folder
+from ndtrain.checkpoint.nxd import KvCopies, NxdFolder
+from ndtrain.checkpoint.nxd_files import find_model_folder
 from ndtrain.checkpoint.source import open_checkpoint
 from ndtrain.checkpoint.writer import MAX_FILE_BYTES, begin, copy_tokenizer, publish, write_rank
 from ndtrain.core.errors import UserError
@@ -23,19 +25,24 @@ from ndtrain.core.errors import UserError
 _ROWS = 8192  # of the tied head compared at a time
 
 
-def import_folder(source: Path, destination: Path, max_file_bytes: int = MAX_FILE_BYTES) -> None:
-    """A Hugging Face folder -> a weights folder. Values and dtypes stay as they are.
+def import_folder(
+    source: Path,
+    destination: Path,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    kv_copies: KvCopies | None = None,
+) -> None:
+    """A folder of Hugging Face or neuronx-distributed -> a weights folder, values and dtypes kept.
 
-    Raises UserError for what HuggingFaceFolder refuses, for values that are not finite, and for a
-    tied model whose file has a head of its own.
+    kv_copies: see NxdFolder. Raises UserError for what HuggingFaceFolder and NxdFolder refuse, for
+    values that are not finite, and for a tied model whose file has a head of its own.
     """
-    folder = HuggingFaceFolder(source)
+    folder = _open(source, kv_copies)
     partial = begin(destination)
     try:
         if folder.has_tied_head:
             _check_tied_head(folder)
         files = write_rank(partial, 0, _finite_pieces(folder), max_file_bytes)
-        files += copy_tokenizer(source, partial)
+        files += copy_tokenizer(folder.folder, partial)
         notes = {"imported_from": source.name}
         publish(
             partial, destination, Manifest(folder.shape, folder.dtype, tuple(files), None, notes)
@@ -62,8 +69,21 @@ def export_folder(source: Path, destination: Path, max_shard_bytes: int = MAX_SH
     )
 
 
+def _open(source: Path, kv_copies: KvCopies | None) -> HuggingFaceFolder | NxdFolder:
+    model_folder = find_model_folder(source)
+    if model_folder is not None:
+        return NxdFolder(model_folder, kv_copies)
+    if kv_copies is not None:
+        raise UserError(
+            "--kv-copies is for checkpoints of neuronx-distributed",
+            str(source),
+            "leave it out: there are no files dp_rank_00_tp_rank_XX_pp_rank_00.pt",
+        )
+    return HuggingFaceFolder(source)
+
+
 def _finite_pieces(
-    folder: HuggingFaceFolder,
+    folder: HuggingFaceFolder | NxdFolder,
 ) -> Iterator[tuple[str, int, Sequence[tuple[int, int]], Tensor]]:
     for name, tensor in folder.tensors():
         if not torch.isfinite(tensor).all():
@@ -73,7 +93,7 @@ def _finite_pieces(
         yield name, 0, [(0, tensor.shape[0])], tensor
 
 
-def _check_tied_head(folder: HuggingFaceFolder) -> None:
+def _check_tied_head(folder: HuggingFaceFolder | NxdFolder) -> None:
     for start in range(0, folder.shape.vocab_size, _ROWS):
         stop = min(start + _ROWS, folder.shape.vocab_size)
         embedding = folder.read("embedding.weight", 0, [(start, stop)])

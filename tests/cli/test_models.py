@@ -46,7 +46,8 @@ def test_import_and_export(
 ) -> None:
     calls: list[tuple[Path, Path]] = []
 
-    def convert(source: Path, destination: Path) -> None:
+    def convert(source: Path, destination: Path, **options: None) -> None:
+        assert not any(options.values())
         calls.append((source, destination))
 
     name = "ndtrain.checkpoint.convert"
@@ -54,8 +55,37 @@ def test_import_and_export(
     assert run(command, "from", "to") == (0, "wrote to\n", "")
     assert calls == [(Path("from"), Path("to"))]
 
-    def refuse(source: Path, destination: Path) -> None:
+    def refuse(source: Path, destination: Path, **options: None) -> None:
         raise UserError("to exists")
 
     stand_in(monkeypatch, name, **{f"{function}_folder": refuse})
     assert run(command, "from", "to") == (2, "", "error: to exists\n")
+
+
+def test_import_and_export_of_neuronx_distributed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def convert(*arguments: object, **options: object) -> None:
+        calls.append((*arguments, *options.values()))
+
+    stand_in(monkeypatch, "ndtrain.checkpoint.convert", import_folder=convert)
+    stand_in(monkeypatch, "ndtrain.checkpoint.nxd_writer", export_nxd=convert)
+    assert run("import", "from", "to", "--kv-copies", "trn1") == (0, "wrote to\n", "")
+    assert run("export", "from", "to", "--format", "nxd", "--tp", "8") == (0, "wrote to\n", "")
+    assert calls == [(Path("from"), Path("to"), "trn1"), (Path("from"), Path("to"), 8, None)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "nxd"], "--format nxd needs --tp"),
+        (["--tp", "2"], "are for --format nxd"),
+        (["--kv-copies", "trn1"], "are for --format nxd"),
+    ],
+)
+def test_export_refuses_options_that_do_not_fit(run: Run, options: list[str], message: str) -> None:
+    result = run("export", "from", "to", *options)
+    assert result.code == 2
+    assert message in result.err

@@ -1,0 +1,130 @@
+"""Finds and opens the files of a checkpoint that neuronx-distributed has saved.
+
+    model_folder = find_model_folder(Path("nxd_checkpoints"))     # None: it is something else
+    tensors = [open_rank(path) for path in rank_files(model_folder)]
+
+Layout: TAG/model/dp_rank_00_tp_rank_XX_pp_rank_XX.pt, TAG/done once the save is complete
+(neuronx-distributed 0.18, trainer/checkpoint.py). Any of the three folders may be given.
+The files are opened with torch's reader of weights alone, which runs no code, and memory-mapped.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ndtrain.core.errors import UserError
+
+MODEL = "model"
+DONE = "done"
+_FILE = re.compile(r"dp_rank_(\d+)(_ep_rank_\d+)?_tp_rank_(\d+)_pp_rank_(\d+)\.pt")
+
+
+def file_name(rank: int) -> str:
+    """The name of a tensor rank's file, of the first data-parallel and pipeline rank."""
+    return f"dp_rank_00_tp_rank_{rank:02d}_pp_rank_00.pt"
+
+
+def find_model_folder(source: Path) -> Path | None:
+    """The folder with the ranks' files: `source`, its `model`, or that of its one tag.
+
+    None if there is no such file. Raises UserError for several tags and for a save that was cut.
+    """
+    if _has_files(source):
+        return source
+    if _has_files(source / MODEL):
+        return _complete(source)
+    tags = sorted(path.parent for path in source.glob(f"*/{MODEL}") if _has_files(path))
+    if len(tags) > 1:
+        names = ", ".join(tag.name for tag in tags)
+        raise UserError(f"several checkpoints: {names}", str(source), "give the folder of one")
+    return _complete(tags[0]) if tags else None
+
+
+def rank_files(model_folder: Path) -> list[Path]:
+    """The files of all tensor ranks, in the order of ranks. Raises UserError for other layouts."""
+    found: dict[int, Path] = {}
+    for path in sorted(model_folder.iterdir()):
+        match = _FILE.fullmatch(path.name)
+        if match is None:
+            continue
+        data_rank, expert, tensor_rank, pipeline_rank = match.groups()
+        _refuse_other_layouts(path, expert is not None, int(pipeline_rank))
+        if int(data_rank):
+            raise UserError(
+                f"`{path.name}` is of a further data-parallel rank",
+                str(model_folder),
+                "neuronx-distributed saves a model from data-parallel rank 0 alone: give that one",
+            )
+        found[int(tensor_rank)] = path
+    missing = sorted(set(range(max(found) + 1)) - found.keys())
+    if missing:
+        raise UserError(
+            f"no file of tensor rank {missing[0]}", str(model_folder), "copy the files of all ranks"
+        )
+    return [found[rank] for rank in sorted(found)]
+
+
+def open_rank(path: Path) -> Mapping[str, Tensor]:
+    """A rank's tensors by name, memory-mapped.
+
+    Raises UserError for a file that holds more than tensors and containers of them, or is damaged.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        # torch raises its unpickler's errors, RuntimeError, ValueError or EOFError here.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"not a file of tensors alone: {reason}",
+            str(path),
+            "nothing but tensors is read, for a pickle can run code; save it again with "
+            "torch.save(model.state_dict(), path)",
+        ) from None
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]  # as neuronx-distributed's converter accepts it too
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise UserError(
+            "not a dictionary of tensors by name",
+            str(path),
+            "save model.state_dict(), or a dictionary with it as `model`",
+        )
+    return state
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(_FILE.fullmatch(path.name) for path in folder.iterdir())
+
+
+def _complete(tag: Path) -> Path:
+    if not (tag / DONE).is_file():
+        raise UserError(
+            f"the save was not completed: no file `{DONE}`",
+            str(tag),
+            f"take another checkpoint; or give {tag / MODEL} if you know that its files are whole",
+        )
+    return tag / MODEL
+
+
+def _refuse_other_layouts(path: Path, has_experts: bool, pipeline_rank: int) -> None:
+    where = str(path.parent)
+    if has_experts:
+        raise UserError(
+            f"`{path.name}` is of an expert-parallel model", where, "give one of a dense model"
+        )
+    if pipeline_rank:
+        raise UserError(
+            f"`{path.name}` is of a further pipeline stage",
+            where,
+            "join the stages with neuronx-distributed's checkpoint converter, with --pp_size",
+        )
+    if path.with_name(path.name + ".tensors").is_dir():
+        raise UserError(
+            f"`{path.name}` was saved with use_xser=True: its tensors lie in files of their own",
+            where,
+            "convert it with neuronx-distributed's converter and --convert_from_xser",
+        )
