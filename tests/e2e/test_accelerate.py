@@ -68,7 +68,9 @@ def test_a_loop_on_two_ranks_gives_the_losses_of_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_accelerate_launch_starts_a_training_run(tmp_path: Path) -> None:
     settings = "parallel.tp=2 parallel.dp=1 run.name=small train.steps=4 train.eval_every=0"
-    settings += " model.vocab_size=300 data.max_megabytes=0.2 data.sequence_length=64 optim.warmup_steps=1"
+    settings += (
+        " model.vocab_size=300 data.max_megabytes=0.2 data.sequence_length=64 optim.warmup_steps=1"
+    )
     run(*LAUNCH, "-m", "ndtrain", "train", "quickstart", *settings.split(), folder=tmp_path)
     lines = (tmp_path / "runs" / "small" / "metrics.jsonl").read_text().splitlines()
     steps = [record["step"] for record in map(json.loads, lines) if "loss" in record]

@@ -17,7 +17,8 @@ CARRIERS = {"UserErrors"}
 
 
 def sources() -> list[Path]:
-    return sorted(file for folder in ("ndtrain", "kernels") for file in (ROOT / folder).rglob("*.py"))
+    folders = (ROOT / "ndtrain", ROOT / "kernels")
+    return sorted(file for folder in folders for file in folder.rglob("*.py"))
 
 
 def error_classes(trees: dict[Path, ast.Module]) -> set[str]:
