@@ -85,3 +85,11 @@ def test_a_dry_run_prints_what_would_run_for_any_world_size(
     assert "  dp: 16 " in result.out
     default = run("train", "quickstart", "--dry-run")
     assert "ranks            2 = 2 tensor parallel x 1 data parallel" in default.out
+
+
+def test_replan_is_the_key_of_the_configuration(run: Run) -> None:
+    shown = run("train", "quickstart", "--replan", "--dry-run").out
+    (line,) = (line for line in shown.splitlines() if line.strip().startswith("replan:"))
+    assert line.split()[1] == "true"
+    plain = run("train", "quickstart", "--dry-run").out
+    assert "replan: false" in " ".join(plain.split())
