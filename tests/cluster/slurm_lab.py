@@ -181,8 +181,7 @@ class Lab:
         )
         text = _SLURM_CONF.format(controller=_CONTROLLER, folder=self.folder, nodes=nodes)
         (self.folder / "slurm.conf").write_text(text)
-        # Machines that mount both versions of cgroups make slurmd refuse to choose.
-        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        (self.folder / "cgroup.conf").write_text(_cgroup_conf())
         names = "".join(f"{self.address(host)} {host}\n" for host in self.hosts)
         (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
         (self.folder / "munge.key").write_bytes(os.urandom(128))
@@ -239,6 +238,14 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.2)
+
+
+def _cgroup_conf() -> str:
+    """Machines that mount both versions of cgroups make slurmd refuse to choose."""
+    kinds = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    if "cgroup" in kinds:
+        return "CgroupPlugin=cgroup/v1\n"
+    return "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n"
 
 
 def _ip(arguments: str) -> None:

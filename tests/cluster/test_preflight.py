@@ -28,6 +28,7 @@ def examine_as(name: str, folder: Path, port: int) -> None:
     examine(Node(name, NODES, folder, CPU, port))
 
 
+@pytest.mark.slow
 def test_two_nodes_meet_and_send_each_other_a_tensor(tmp_path: Path) -> None:
     context, port = multiprocessing.get_context("spawn"), free_port()
     processes = [
@@ -37,7 +38,7 @@ def test_two_nodes_meet_and_send_each_other_a_tensor(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
     judged = judge(NODES, tmp_path)
     for name in NODES:
