@@ -27,6 +27,7 @@ COMMANDS: dict[str, Row] = {
     "export": Row("Models", "ndtrain.cli.export:export", "Checkpoint to Hugging Face or NxD."),
     "data": Row("Look", "ndtrain.cli.data:data", "Look at the data."),
     "report": Row("Look", "ndtrain.cli.report:report", "Write a run as one HTML file."),
+    "trace": Row("Look", "ndtrain.cli.trace:trace", "Put Neuron profiles into a run's trace."),
     "doctor": Row("Look", "ndtrain.cli.doctor:doctor", "Examine this machine and installation."),
     "bench": Row("Look", "ndtrain.cli.bench:bench", "Measure a step against its peers."),
     "overlap": Row("Look", "ndtrain.cli.overlap:overlap", "Show and verify what runs beside what."),

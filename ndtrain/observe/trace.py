@@ -8,12 +8,14 @@ Format: Trace Event Format, JSON object form; complete events ("X", microseconds
 `origin_ns` is what this rank's `time.perf_counter_ns` read as it left a barrier that all ranks
 passed together: times count from there, and ranks agree to within the barrier's own skew.
 A transfer's `args` say its bytes, rate, operation, and how long nothing computed beside it.
+`otherData` has the wall clock at the origin, by which other programs' times can be placed.
 """
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ndtrain.core.atomic import write_text
 from ndtrain.core.spans import Span
@@ -25,7 +27,21 @@ Event = dict[str, Any]
 # The order from top to bottom; a track that is not named here comes after these.
 _TRACK_ORDER = ("host", "compute", "gather", "scatter", "dma")
 # Thread ids of a track start at a multiple of this, so that its lanes stay next to each other.
-_LANES_PER_TRACK = 100
+LANES_PER_TRACK = 100
+ORIGIN_UNIX = "origin_unix_ns"  # in `otherData`: nanoseconds of 1970 at the origin of times
+
+
+class Interval(Protocol):
+    """What has a start and a stop in nanoseconds."""
+
+    @property
+    def start_ns(self) -> int: ...
+
+    @property
+    def stop_ns(self) -> int: ...
+
+
+_Interval = TypeVar("_Interval", bound=Interval)
 
 
 def trace_events(spans: Iterable[Span], rank: int, origin_ns: int) -> list[Event]:
@@ -40,42 +56,40 @@ def trace_events(spans: Iterable[Span], rank: int, origin_ns: int) -> list[Event
     tracks = [track for track in _TRACK_ORDER if track in by_track]
     tracks += sorted(set(by_track) - set(_TRACK_ORDER))
 
-    metadata = [
-        _metadata("process_name", rank, 0, name=f"rank {rank}"),
-        _metadata("process_sort_index", rank, 0, sort_index=rank),
+    named = [
+        metadata("process_name", rank, 0, name=f"rank {rank}"),
+        metadata("process_sort_index", rank, 0, sort_index=rank),
     ]
     complete: list[Event] = []
     computing = Busy(by_track.get(COMPUTE_TRACK, []))
     for index, track in enumerate(tracks):
-        for lane, lane_spans in enumerate(_lanes(by_track[track])):
-            thread = index * _LANES_PER_TRACK + lane
+        for lane, lane_spans in enumerate(lanes(by_track[track])):
+            thread = index * LANES_PER_TRACK + lane
             name = track if lane == 0 else f"{track} {lane + 1}"
-            metadata.append(_metadata("thread_name", rank, thread, name=name))
-            metadata.append(_metadata("thread_sort_index", rank, thread, sort_index=thread))
+            named.append(metadata("thread_name", rank, thread, name=name))
+            named.append(metadata("thread_sort_index", rank, thread, sort_index=thread))
             complete += [_complete(span, rank, thread, origin_ns, computing) for span in lane_spans]
-    return metadata + sorted(complete, key=_by_start)
+    return named + sorted(complete, key=_by_start)
 
 
 def write_trace(path: Path, spans: Iterable[Span], rank: int, origin_ns: int) -> None:
-    _write_events(path, trace_events(spans, rank, origin_ns))
+    origin_unix_ns = time.time_ns() - (time.perf_counter_ns() - origin_ns)
+    write_events(path, trace_events(spans, rank, origin_ns), {ORIGIN_UNIX: origin_unix_ns})
 
 
 def merge_traces(paths: Sequence[Path], destination: Path) -> None:
-    """One trace of several ranks, each its own process in it."""
-    events: list[Event] = []
-    for path in paths:
-        events += json.loads(path.read_bytes())["traceEvents"]
-    metadata = [event for event in events if event["ph"] == "M"]
-    complete = [event for event in events if event["ph"] == "X"]
-    _write_events(destination, metadata + sorted(complete, key=_by_start))
+    """One trace of several ranks, each its own process in it; the wall clock is the first's."""
+    traces = [json.loads(path.read_bytes()) for path in paths]
+    events = [event for trace in traces for event in trace["traceEvents"]]
+    write_events(destination, events, traces[0].get("otherData", {}))
 
 
-def _lanes(spans: Iterable[Span]) -> list[list[Span]]:
+def lanes(spans: Iterable[_Interval]) -> list[list[_Interval]]:
     """Spans dealt into lanes in which any two are disjoint or one encloses the other."""
-    lanes: list[list[Span]] = []
+    dealt: list[list[_Interval]] = []
     open_stops: list[list[int]] = []  # of each lane: the stops of spans around the present
     for span in sorted(spans, key=lambda span: (span.start_ns, -span.stop_ns)):
-        for lane, stops in zip(lanes, open_stops, strict=True):
+        for lane, stops in zip(dealt, open_stops, strict=True):
             while stops and stops[-1] <= span.start_ns:
                 stops.pop()
             if not stops or span.stop_ns <= stops[-1]:
@@ -83,9 +97,9 @@ def _lanes(spans: Iterable[Span]) -> list[list[Span]]:
                 stops.append(span.stop_ns)
                 break
         else:
-            lanes.append([span])
+            dealt.append([span])
             open_stops.append([span.stop_ns])
-    return lanes
+    return dealt
 
 
 def _complete(span: Span, rank: int, thread: int, origin_ns: int, computing: Busy) -> Event:
@@ -110,7 +124,7 @@ def _complete(span: Span, rank: int, thread: int, origin_ns: int, computing: Bus
     return event
 
 
-def _metadata(kind: str, rank: int, thread: int, **values: str | int) -> Event:
+def metadata(kind: str, rank: int, thread: int, **values: str | int) -> Event:
     return {"name": kind, "ph": "M", "pid": rank, "tid": thread, "args": values}
 
 
@@ -118,7 +132,12 @@ def _by_start(event: Event) -> tuple[float, float]:
     return event["ts"], -event["dur"]
 
 
-def _write_events(path: Path, events: list[Event]) -> None:
+def write_events(path: Path, events: Sequence[Event], other: dict[str, Any]) -> None:
+    """A trace with metadata first, then the complete events in the order of their start."""
+    named = [event for event in events if event["ph"] == "M"]
+    complete = [event for event in events if event["ph"] == "X"]
+    ordered = named + sorted(complete, key=_by_start)
     # One event a line, so that a person can search and compare the file.
-    lines = ",\n".join(json.dumps(event, allow_nan=False) for event in events)
-    write_text(path, f'{{"displayTimeUnit": "ms", "traceEvents": [\n{lines}\n]}}\n')
+    lines = ",\n".join(json.dumps(event, allow_nan=False) for event in ordered)
+    head = f'"displayTimeUnit": "ms", "otherData": {json.dumps(other)}'
+    write_text(path, f'{{{head}, "traceEvents": [\n{lines}\n]}}\n')
