@@ -192,9 +192,9 @@ class Ops(Section):
     """Which implementation computes an operation."""
 
     attention: Literal["auto", "reference", "sdpa", "nki", "nki-sim", "nkilib", "nxd"] = "auto"
-    """Implementation of attention. auto: sdpa on a CPU, nki on Neuron where it is installed, else
-    reference; nki: the NKI kernels; nki-sim: the same in the simulator of the NeuronCore, for models
-    of test size; nkilib: AWS's (on a CPU: in the simulator); nxd: neuronx-distributed's, on trn1."""
+    """Implementation of attention. auto: sdpa on a CPU; nki on Neuron where it is installed, else
+    reference. nki: the NKI kernels; nki-sim: the same in the simulator of the NeuronCore, for small
+    models; nkilib: AWS's (on a CPU: in the simulator); nxd: neuronx-distributed's, on trn1."""
 
 
 class Checkpoint(Section):
