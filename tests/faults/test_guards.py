@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import time
 
 import pytest
 
@@ -76,9 +75,7 @@ def test_a_stopped_rank_is_named(case: Case) -> None:
     run = case.start(*SHORT, "train.steps=100000", "train.eval_every=0", num_ranks=2, tp=2)
     run.until(lambda: case.step() >= 2)
     run.signal(1, signal.SIGSTOP)
-    start = time.monotonic()
     run.until_ended(0)
-    assert time.monotonic() - start < 4 + 20
     assert run.processes[0].exitcode == 1
     assert " in call " in run.output
     assert "rank 1, stopped, " in run.output
