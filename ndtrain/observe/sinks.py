@@ -8,7 +8,8 @@
 A record is a dict with `step` and the metrics of that step by their names: loss, grad_norm, lr,
 tokens_per_second, tokens_per_second_per_device, tflops, mfu (0 to 1), memory_gib, memory_pct,
 step_ms, data_ms, comm_ms, exposed_comm_ms, overlap_pct, overlap (a map: `OVERLAP_FIGURES` in
-`metrics.py`); `held_out_loss` alone for an evaluation, `save_ms` alone for a save.
+`metrics.py`), on Neuron devices what `neuron_monitor.py` counts; `held_out_loss` alone for an
+evaluation, `save_ms` alone for a save.
 """
 
 import json

@@ -6,7 +6,7 @@ agree on: requests to stop, whether a save is written, the order of their collec
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,11 +90,13 @@ class Report:
         start_step: int = 0,
         checkpoint: Path | None = None,
         overlap: OverlapReport | None = None,
+        counters: Callable[[], Record] = dict,
     ) -> None:
         """sinks: of this rank. peak_flops: of all ranks together, None where unknown.
 
         start_step, checkpoint: of the state that the run goes on from.
         overlap: what is said about overlap, and what has to hide.
+        counters: further metrics of a step, as they are at its end.
         origin_ns: `perf_counter_ns` of this rank after a barrier, the zero of its trace.
         """
         self.runtime = runtime
@@ -109,6 +111,7 @@ class Report:
         self._checkpoint: str | None = None if checkpoint is None else self._relative(checkpoint)
         self._saved_step = start_step
         self._status_written = 0.0
+        self._counters = counters
         self._overlap = overlap or OverlapReport({}, ())
 
     def note(self, text: str) -> None:
@@ -141,7 +144,8 @@ class Report:
         measured, agreed = self._gather(result.loss, spans, batches, times, own)
         self.runtime.spans.drain()  # of the gather itself
         overlap = {"overlap": self._overlap.record(measured.overlap)}
-        self._write({"step": step, **self._record(measured), **_optimizer(result, lr), **overlap})
+        further = {**_optimizer(result, lr), **self._counters(), **overlap}
+        self._write({"step": step, **self._record(measured), **further})
         if time.monotonic() - self._status_written > STATUS_EVERY_S:
             self.status("running")
         return agreed

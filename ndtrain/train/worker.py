@@ -24,6 +24,7 @@ from ndtrain.config.schema import Config
 from ndtrain.core.errors import Unhealthy, UserError
 from ndtrain.observe.console import ConsoleSink
 from ndtrain.observe.events import EventSink, append_event
+from ndtrain.observe.neuron_monitor import NeuronMonitor, find_monitor
 from ndtrain.observe.run_directory import RunDirectory, State, Status
 from ndtrain.observe.sinks import JsonlSink, Sink
 from ndtrain.observe.trace import merge_traces
@@ -260,6 +261,7 @@ def _report(training: Training, directory: RunDirectory, sinks: list[Sink], star
         start.step,
         start.checkpoint.folder if start.checkpoint else None,
         overlap,
+        next((sink.latest for sink in sinks if isinstance(sink, NeuronMonitor)), dict),
     )
     if peak:
         report.note(f"mfu: of {peak / 1e9:.0f} GFLOP/s, measured by matmuls on all ranks at once")
@@ -280,6 +282,8 @@ def _sinks(config: Config, directory: RunDirectory, rank: int, start: Start) -> 
         sinks += [metrics, EventSink(directory.events_file, start.step)]
         sinks.append(ConsoleSink(sys.stdout, steps, observe.log_every, observe.progress))
         sinks += open_trackers(config, directory, start.step, lambda text: _note(sinks, text))
+        monitor = find_monitor(config.runtime.device, lambda text: _note(sinks, text))
+        sinks += [] if monitor is None else [monitor]
     return sinks
 
 
