@@ -45,7 +45,11 @@ MpiDefault=none
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=5
 {nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=30 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=all Nodes=ALL Default=YES MaxTime=30 State=UP PriorityTier=1 GraceTime=300
+PartitionName=urgent Nodes=ALL MaxTime=30 State=UP PriorityTier=10
 """
 
 

@@ -25,7 +25,7 @@ from tests.cluster.tiny_run import write_run
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-STEPS = 30
+STEPS = 80  # seconds, in which SLURM has to preempt
 LIMIT_S = 240  # for anything to come: nodes share two cores, and maybe a busy machine
 
 
@@ -128,9 +128,10 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
     cluster: Cluster,
 ) -> None:
     job = cluster.submit("preempted")
-    cluster.wait_for_step(job, "preempted", 5)
-    # To the batch shell alone, as SLURM does it for --signal=B:USR1 and before a preemption.
-    cluster.lab.run("scancel", "--batch", "--signal=USR1", job)
+    cluster.wait_for_step(job, "preempted", 3)
+    # It needs all nodes, and its partition comes first: SLURM sends USR1 to the job's batch shell.
+    urgent = ("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=true")
+    cluster.lab.run("sbatch", *urgent)
     wait_until(lambda: cluster.info(job).get("Restarts") == "1", LIMIT_S, "the job is requeued")
     cluster.wait_for_state(job, "COMPLETED")
     log = cluster.log(job)
@@ -140,7 +141,7 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
     assert cluster.status("preempted")["state"] == "finished"
     saved = [int(path.name[5:]) for path in complete_checkpoints(cluster.folder / "preempted")]
     assert len(saved) == 2
-    assert 5 <= saved[0] < saved[1] == STEPS
+    assert 3 <= saved[0] < saved[1] == STEPS
 
     assert cluster.losses("preempted") == cluster.losses(cluster.undisturbed())
     assert cluster.final_files("preempted") == cluster.final_files(cluster.undisturbed())
