@@ -14,6 +14,7 @@ from torch import Tensor
 from ndtrain.checkpoint.convert import import_folder
 from ndtrain.checkpoint.nxd import NxdFolder
 from ndtrain.checkpoint.nxd_files import find_model_folder
+from ndtrain.checkpoint.nxd_layout import Layout
 from ndtrain.checkpoint.nxd_writer import export_nxd
 from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.core.errors import UserError
@@ -340,3 +341,14 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="No space"):
         export_nxd(tmp_path / "ours", tmp_path / "nxd", num_ranks=2)
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
+@pytest.mark.parametrize(
+    ("tp", "copies", "message"),
+    [(3, 1, "num_key_value_heads * copies = 2"), (16, 8, "do not divide the query heads")],
+)
+def test_heads_that_ranks_cannot_share(tp: int, copies: int, message: str) -> None:
+    shape = dataclasses.replace(COPIED, intermediate_size=48)
+    problem = Layout(shape, tp, "fused", "fused", copies).problem()
+    assert problem is not None
+    assert message in problem
