@@ -1,5 +1,6 @@
 """A short training run on either runtime, in this process or as a rank of a pool."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -92,7 +93,7 @@ def train(small: Small, num_steps: int) -> Curve:
     curve = Curve([], [], [], [])
     data = small.runtime.mesh.data
     for step in range(num_steps):
-        lr = LEARNING_RATE * (1 - step / (2 * num_steps))
+        lr = LEARNING_RATE * 0.97**step
         result = step_of(small, step, lr, curve.notes.append)
         own = torch.tensor([result.loss], dtype=torch.float64)
         total = small.runtime.collectives.all_reduce(own, data, "loss")
@@ -108,7 +109,9 @@ def train_on_cpu(num_steps: int, dtype: torch.dtype) -> Curve:
 
 
 def train_rank(rank: int, tp: int, dp: int, mode: str, num_steps: int) -> Curve:
-    """A rank of a pool, on torch-xla's CPU device."""
+    """A rank of a pool, on torch-xla's CPU device; names in graphs would only cost time."""
+    for name in ("XLA_IR_DEBUG", "XLA_HLO_DEBUG"):
+        os.environ.pop(name, None)
     from ndtrain.runtime.start_xla import start_xla
 
     return train(start(start_xla(tp, dp, SHAPE.num_kv_heads), mode), num_steps)
