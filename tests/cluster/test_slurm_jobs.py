@@ -45,7 +45,7 @@ class Cluster:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=2 * LIMIT_S,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
