@@ -92,14 +92,14 @@ def errors_of(num_ranks: int | None, *overrides: str) -> list[UserError]:
         ),
         (
             None,
-            ["train.steps=10"],
-            "optim.warmup_steps=20 exceeds train.steps=10",
-            "at most 10 together",
+            ["train.steps=5"],
+            "optim.warmup_steps=10 exceeds train.steps=5",
+            "at most 5 together",
         ),
         (
             None,
-            ["optim.schedule=wsd", "optim.decay_steps=190"],
-            "optim.warmup_steps=20 + optim.decay_steps=190 exceeds train.steps=200",
+            ["optim.schedule=wsd", "optim.decay_steps=195"],
+            "optim.warmup_steps=10 + optim.decay_steps=195 exceeds train.steps=200",
             "at most 200 together",
         ),
         (
@@ -112,7 +112,7 @@ def errors_of(num_ranks: int | None, *overrides: str) -> list[UserError]:
             None,
             ["optim.schedule=wsd"],
             "optim.schedule=wsd without decay_steps",
-            "set optim.decay_steps to 1 up to 180",
+            "set optim.decay_steps to 1 up to 190",
         ),
         (None, ["data.source=text"], "data.source=text needs data.paths", "e.g. data.paths="),
         (None, ["data.source=jsonl"], "data.source=jsonl needs data.paths", "e.g. data.paths="),
@@ -164,7 +164,7 @@ def test_a_contradiction_is_refused_with_the_legal_values(
         (2, ["train.global_batch_size=16"]),
         (8, ["parallel.tp=8"]),  # KV heads on two ranks each
         (16, ["parallel.tp=4", "train.global_batch_size=16"]),
-        (None, ["optim.schedule=wsd", "optim.decay_steps=180"]),
+        (None, ["optim.schedule=wsd", "optim.decay_steps=190"]),
         (None, ["optim.schedule=constant", "optim.warmup_steps=200"]),
         (None, ["observe.trace_steps=[200, 200]"]),
         (None, ["data.held_out_fraction=0", "train.eval_every=0"]),

@@ -58,7 +58,7 @@ def test_fragments_are_joined_by_plus(write: Write) -> None:
     config = load("tiny+recipes/laptop+my.yaml").config
     assert (config.model.hidden_size, config.optim.warmup_steps, config.run.name) == (
         256,
-        20,
+        10,
         "mine",
     )
 

@@ -17,8 +17,8 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
     return {Requirement(line).name.lower(): Requirement(line) for line in lines}
 
 
-def constraints() -> dict[str, Requirement]:
-    lines = (ROOT / "launch" / "constraints.txt").read_text("utf-8").splitlines()
+def constraints(name: str = "constraints.txt") -> dict[str, Requirement]:
+    lines = (ROOT / "launch" / name).read_text("utf-8").splitlines()
     return requirements([line for line in lines if line and not line.startswith("#")])
 
 
@@ -41,18 +41,31 @@ def test_the_licence_is_named_and_there() -> None:
     assert "Copyright 2026 The ndtrain authors" in text
 
 
-def test_the_pins_lie_in_the_accepted_ranges() -> None:
-    project = PROJECT["project"]
-    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
-    accepted = requirements([*project["dependencies"], *extras])
-    del accepted["ndtrain"]
-    pins = constraints()
+def assert_pinned(accepted: dict[str, Requirement], pins: dict[str, Requirement]) -> None:
     assert pins.keys() == accepted.keys()
     for name, pin in pins.items():
         (specifier,) = pin.specifier
         assert specifier.operator == "=="
         assert accepted[name].specifier.contains(specifier.version), name
+
+
+def test_the_pins_lie_in_the_accepted_ranges() -> None:
+    project = PROJECT["project"]
+    extras = {
+        name: lines
+        for name, lines in project["optional-dependencies"].items()
+        if name not in ("xla", "neuron-xla")  # environments of their own
+    }
+    accepted = requirements([*project["dependencies"], *(x for xs in extras.values() for x in xs)])
+    del accepted["ndtrain"]
+    pins = constraints()
+    assert_pinned(accepted, pins)
     assert str(pins["torch"]) == "torch==2.13.0"
+
+
+def test_the_pins_of_the_environment_of_torch_xla() -> None:
+    accepted = requirements(PROJECT["project"]["optional-dependencies"]["xla"])
+    assert_pinned(accepted, constraints("constraints-xla.txt"))
 
 
 @pytest.mark.parametrize("version", ["2.9.0", "2.9.1+cpu", "2.13.0", "2.14.1"])
