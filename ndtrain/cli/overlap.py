@@ -161,7 +161,7 @@ def _summary(timeline: Timeline) -> str:
         f"{timeline.makespan_s * 1e3:.3f} ms, compute {timeline.compute_s * 1e3:.3f}, "
         f"communication {timeline.communication_s * 1e3:.3f}, "
         f"exposed {timeline.exposed_s * 1e3:.3f}, "
-        f"efficiency {'n/a' if hidden is None else f'{hidden:.2f}'}"
+        f"efficiency {'n/a' if hidden is None else f'{round(hidden, 2) + 0.0:.2f}'}"
     )
 
 

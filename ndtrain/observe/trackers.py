@@ -74,7 +74,7 @@ class Wandb:
             # The terminal is ours: neither captured nor written to.
             settings=wandb.Settings(console="off", silent=True),
         )
-        self.where = self._run.dir if self._run.offline else self._run.url
+        self.where: str = self._run.dir if self._run.offline else self._run.url or "W&B"
         # Its own steps only grow: of a step that is run again it would drop the second life.
         self._run.define_metric("*", step_metric="step")
 
