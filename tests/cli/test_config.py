@@ -25,7 +25,7 @@ def test_show_as_json(run: Run) -> None:
     assert json.loads(run("config", "show", "tiny", "--json").out).keys() == {"config"}
     both = json.loads(run("config", "show", "tiny", "--json", "--origin").out)
     assert both["origins"]["optim.lr"] == "default"
-    assert both["config"]["model"]["num_layers"] == 4
+    assert both["config"]["model"]["num_layers"] == 2
 
 
 def test_ls_names_every_preset(run: Run) -> None:
