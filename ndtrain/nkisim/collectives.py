@@ -53,7 +53,7 @@ def _put(core: Core, dst: NkiTensor, data: np.ndarray, taint: Taint) -> None:
 
 def _check_memory(srcs: Sequence[NkiTensor], dsts: Sequence[NkiTensor], *, sbuf: bool) -> None:
     if len(srcs) != len(dsts) or not srcs:
-        raise HardwareLimit(f"{len(srcs)} sources and {len(dsts)} destinations")
+        raise HardwareLimit(f"`srcs` has {len(srcs)} tensors, `dsts` has {len(dsts)}")
     spaces = {"hbm" if t.space in _HBM else t.space for t in (*srcs, *dsts)}
     if len(spaces) > 1:
         raise HardwareLimit(f"a collective mixes {' and '.join(sorted(spaces))}")
@@ -71,6 +71,18 @@ def _check_memory(srcs: Sequence[NkiTensor], dsts: Sequence[NkiTensor], *, sbuf:
                     f"source and destination share memory (`{dst.name}`)",
                     help="neighbours read the source while the destination fills; use two buffers",
                 )
+
+
+def _check_size(src: NkiTensor, dst: NkiTensor) -> None:
+    if src.size != dst.size:
+        raise HardwareLimit(
+            f"source {list(src.shape)} and destination {list(dst.shape)} differ in size"
+        )
+
+
+def _check_parts(src: NkiTensor, ranks: int) -> None:
+    if src.shape[0] % ranks:
+        raise HardwareLimit(f"source {list(src.shape)} has no {ranks} equal parts along dim 0")
 
 
 def _overlap(a: NkiTensor, b: NkiTensor) -> bool:
@@ -178,8 +190,7 @@ def all_reduce(
         _check_op(token)
         _check_memory(srcs, dsts, sbuf=True)
         for src, dst in zip(srcs, dsts, strict=True):
-            if src.size != dst.size:
-                raise HardwareLimit(f"source {list(src.shape)}, destination {list(dst.shape)}")
+            _check_size(src, dst)
 
     def deliver(core: Core, chunks: list[list[Chunk]]) -> None:
         for i, dst in enumerate(dsts):
@@ -201,7 +212,8 @@ def reduce_scatter(
         _check_memory(srcs, dsts, sbuf=True)
         _check_dim(srcs[0], collective_dim, gather=False)
         for src, dst in zip(srcs, dsts, strict=True):
-            if src.shape[0] % len(group) or src.size != dst.size * len(group):
+            _check_parts(src, len(group))
+            if src.size != dst.size * len(group):
                 raise HardwareLimit(
                     f"source {list(src.shape)} over {len(group)} ranks does not make "
                     f"{list(dst.shape)}"
@@ -233,8 +245,8 @@ def all_to_all(
         _check_memory(srcs, dsts, sbuf=False)
         _check_dim(srcs[0], collective_dim, gather=False)
         for src, dst in zip(srcs, dsts, strict=True):
-            if src.shape[0] % len(group) or src.size != dst.size:
-                raise HardwareLimit(f"source {list(src.shape)}, destination {list(dst.shape)}")
+            _check_parts(src, len(group))
+            _check_size(src, dst)
 
     def deliver(core: Core, chunks: list[list[Chunk]]) -> None:
         for i, dst in enumerate(dsts):
@@ -255,8 +267,11 @@ def collective_permute(
 
     def check() -> None:
         _check_memory(srcs, dsts, sbuf=False)
-        if len(srcs) != 1 or srcs[0].size != dsts[0].size:
-            raise HardwareLimit("collective_permute moves one tensor into one of equal size")
+        if len(srcs) != 1:
+            raise HardwareLimit(f"`srcs` has {len(srcs)} tensors; this collective moves one")
+        _check_size(srcs[0], dsts[0])
+        if any(rank not in everyone for pair in pairs for rank in pair):
+            raise HardwareLimit(f"`source_target_pairs` {pairs} of {len(everyone)} ranks")
         for side in (0, 1):
             ranks = [p[side] for p in pairs]
             if len(ranks) != len(set(ranks)):
@@ -278,12 +293,17 @@ def _step(channel: int) -> int:
 
 def _flat(by_channel: list[list[NkiTensor]], what: str) -> list[NkiTensor]:
     if any(len(inner) != 1 for inner in by_channel):
-        raise HardwareLimit(f"`{what}`: each channel moves exactly one tensor")
+        numbers = [len(inner) for inner in by_channel]
+        raise HardwareLimit(f"`{what}` has {numbers} tensors; each channel moves one")
     return [inner[0] for inner in by_channel]
 
 
-def _check_channels(channel_ids: list[int], count: int) -> None:
-    if list(channel_ids) != list(range(count)) or count > _MAX_CHANNELS:
+def _check_channels(channel_ids: list[int], *operands: list[NkiTensor]) -> None:
+    counts = [len(tensors) for tensors in operands]
+    if len(set(counts)) > 1:
+        raise HardwareLimit(f"sources and destinations have {counts} channels")
+    count = counts[0]
+    if list(channel_ids) != list(range(count)) or not 1 <= count <= _MAX_CHANNELS:
         raise HardwareLimit(
             f"`channel_ids` {list(channel_ids)} for {count} tensors",
             help=f"use 0, 1, ... without gaps, at most {_MAX_CHANNELS}",
@@ -300,11 +320,10 @@ def collective_permute_implicit(
     dsts = _flat(dsts_by_channel, "dsts_by_channel")
 
     def check() -> None:
-        _check_channels(list(channel_ids), len(srcs))
+        _check_channels(list(channel_ids), srcs, dsts)
         for src, dst in zip(srcs, dsts, strict=True):
             _check_memory([src], [dst], sbuf=True)
-            if src.size != dst.size:
-                raise HardwareLimit(f"source {list(src.shape)}, destination {list(dst.shape)}")
+            _check_size(src, dst)
 
     def deliver(core: Core, chunks: list[list[Chunk]]) -> None:
         for channel, dst in enumerate(dsts):
@@ -328,12 +347,12 @@ def collective_permute_implicit_reduce(
 
     def check() -> None:
         _check_op(token)
-        _check_channels(list(channel_ids), len(dsts))
+        _check_channels(list(channel_ids), left, right, dsts)
         for a, b, dst in zip(left, right, dsts, strict=True):
             _check_memory([a], [dst], sbuf=True)
             _check_memory([b], [dst], sbuf=True)
-            if not a.size == b.size == dst.size:
-                raise HardwareLimit("sources and destination differ in size")
+            _check_size(a, dst)
+            _check_size(b, dst)
 
     def deliver(core: Core, chunks: list[list[Chunk]]) -> None:
         for channel, dst in enumerate(dsts):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, NkiTensor]
 Taint = np.ndarray | None
+_WRAPPER = "call"  # the name of every wrapper in this package: no word for a user
 _PACKAGE = str(Path(__file__).resolve().parent)
 _current: contextvars.ContextVar[Core] = contextvars.ContextVar("nkisim_core")
 
@@ -192,7 +193,9 @@ class Core:
             return tensor
         at = self.scalar(found.index)
         if not 0 <= at < found.limit:
-            raise HardwareLimit(f"run-time index {at} is outside its dimension of {found.limit}")
+            raise HardwareLimit(
+                f"run-time index {at} of `{tensor.name}` is outside its dimension of {found.limit}"
+            )
         shape, strides, offset = tensor.window
         moved = (shape, strides, offset + at * found.stride)
         view = NkiTensor(shape, tensor.dtype, tensor.storage, strides=strides, offset=moved[2])
@@ -203,7 +206,9 @@ class Core:
         """A run-time integer: a register, or a tensor of one element."""
         if isinstance(value, NkiTensor):
             if value.size != 1:
-                raise HardwareLimit(f"a scalar index has shape {list(value.shape)}")
+                raise HardwareLimit(
+                    f"a scalar index has shape {list(value.shape)}, not one element"
+                )
             if not self.arithmetic:
                 return 0  # unknown without values; element 0 keeps the access in range
             return int(self.raw(value).reshape(-1)[0])
@@ -270,7 +275,7 @@ def located(error: NkiSimError) -> NkiSimError:
         code = trace.tb_frame.f_code
         if not code.co_filename.startswith(_PACKAGE):
             line, called = f"{code.co_filename}:{trace.tb_lineno}", ""
-        elif line and not called:
+        elif line and not called and code.co_name != _WRAPPER:
             called = code.co_name
         trace = trace.tb_next
     return _located(error, line, called.strip("_") or "kernel")

@@ -161,17 +161,14 @@ class Program:
         joint = self.num_cores > 1 and self._same_on_both(core, group, at, srcs, dsts)
         key = ("collective", group, None if joint else core.index, at)
         chunks = [(core.raw(s).copy(), core.taint(s)) for s in srcs]
+        issued = (opcode, _described(core.stream[-1]))
         count = len(group) * (self.num_cores if joint else 1)
         sent = self.scheduler.meet(
-            self.worker(core), key, count, (self.rank, core.index, opcode, chunks),
+            self.worker(core), key, count, (self.rank, core.index, issued, chunks),
             lambda p: sorted(p.values(), key=lambda q: (group.index(q[0]), q[1])),
             f"rank {self.rank} core {core.index} at {opcode}",
         )  # fmt: skip
-        names = {found[2] for found in sent}
-        if len(names) > 1:
-            raise HardwareLimit(
-                "the ranks of a group issue different collectives: " + ", ".join(sorted(names))
-            )
+        _check_issued(sent)
         return [found[3] for found in sent if not joint or found[1] == 0]
 
     def _same_on_both(
@@ -200,7 +197,7 @@ class Program:
     def sendrecv(
         self, core: Core, src: NkiTensor, dst: NkiTensor, target: int, source: int, pipe: int
     ) -> None:
-        payload = (core.index, target, source, core.raw(src).copy(), core.taint(src))
+        payload = (core.index, target, src.dtype, core.raw(src).copy(), core.taint(src))
         at = self._pipes.get((core.index, pipe), 0)
         self._pipes[core.index, pipe] = at + 1
         key = ("sendrecv", self.rank, pipe, at)
@@ -211,10 +208,35 @@ class Program:
         found = [p for p in sent if p[0] == source and p[1] == core.index]
         if not found:
             raise HardwareLimit(f"core {source} sends nothing to core {core.index} on pipe {pipe}")
-        _, _, _, data, taint = found[0]
-        if data.shape != dst.shape:
-            raise HardwareLimit(f"core {source} sends {data.shape}, `dst` is {dst.shape}")
+        _, _, dtype, data, taint = found[0]
+        if data.shape != dst.shape or dtype != dst.dtype:
+            raise HardwareLimit(
+                f"core {source} sends {list(data.shape)} {dtype}, "
+                f"`dst` is {list(dst.shape)} {dst.dtype}"
+            )
         core.store(dst, data, taint, raw=True)
+
+
+def _described(instruction: Instruction) -> str:
+    """What all ranks of a collective have to agree on, beside its name."""
+    params = {k: v for k, v in instruction.params.items() if k != "group"}
+    tensors = [f"{list(read.shape)} {read.dtype}" for read in instruction.reads]
+    return ", ".join([*tensors, *(f"{k} {v}" for k, v in params.items())])
+
+
+def _check_issued(sent: list[tuple[int, int, tuple[str, str], Any]]) -> None:
+    """Refuse ranks that met with different collectives, or with the same one on other terms."""
+    names = {name for _, _, (name, _), _ in sent}
+    if len(names) > 1:
+        raise HardwareLimit(
+            "the ranks of a group issue different collectives: " + ", ".join(sorted(names))
+        )
+    terms = {described for _, _, (_, described), _ in sent}
+    if len(terms) > 1:
+        raise HardwareLimit(
+            "the ranks of a group issue it differently: " + " against ".join(sorted(terms)),
+            help="shapes, types and parameters are the same on every rank",
+        )
 
 
 def run(
@@ -279,19 +301,24 @@ def _finish(program: Program, bound: arrays.Bound, results: list[Any], schedule:
         order.check(core.stream)
         for space in ("sbuf", "psum"):
             occupancy.check(core.stream, space, program.target)
+    arrays.visit(results[0], functools.partial(_check_output_space, program))
     if program.options.arithmetic:
-        arrays.visit(results[0], functools.partial(_check_output, program))
+        arrays.visit(results[0], _check_output)
         bound.write_back()
     outputs = arrays.to_host(results[0], program.options, bound.wants_torch)
     return Run(outputs, tuple(c.stream for c in program.cores), program.target)
 
 
-def _check_output(program: Program, tensor: NkiTensor) -> None:
-    assert tensor.storage is not None
+def _check_output_space(program: Program, tensor: NkiTensor) -> None:
     allowed = ("shared_hbm", "private_hbm") if program.api == "0.2" else ("shared_hbm",)
     if tensor.space not in allowed:
+        assert tensor.storage is not None
         raise HardwareLimit(f"the kernel returns `{tensor.name}`, which is in {tensor.space}",
                             tensor.storage.info.line, "results are in nl.shared_hbm")  # fmt: skip
+
+
+def _check_output(tensor: NkiTensor) -> None:
+    assert tensor.storage is not None
     taint = tensor.storage.read_taint(tensor.window, tensor.dtype)
     if taint is not None:
         first = tuple(int(i) for i in np.argwhere(taint)[0])
@@ -317,7 +344,7 @@ class Kernel:
         functools.update_wrapper(self, function)
 
     def __getitem__(self, grid: Any) -> Kernel:
-        size = grid[0] if isinstance(grid, tuple) else grid
+        size = grid[0] if isinstance(grid, tuple) and len(grid) == 1 else grid
         if not isinstance(size, int):
             raise HardwareLimit(f"kernel[{grid!r}]: the launch grid is the number of cores")
         return Kernel(self.function, size, self.schedule, self.api)

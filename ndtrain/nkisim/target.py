@@ -54,15 +54,18 @@ DEFAULT = GEN4  # what nki.simulate assumes without a chip (nki/guides/nki_simul
 OVERRIDE_VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
 
 
-def target_named(name: str) -> Target:
-    """The generation called `name`: a generation or a platform, e.g. "gen3" or "trn2"."""
+def target_named(name: str, where: str = "") -> Target:
+    """The generation called `name`: a generation or a platform, e.g. "gen3" or "trn2".
+
+    where: who gave the name, for the ApiError that refuses it.
+    """
     found = _BY_NAME.get(name.strip().lower())
     if found is None:
-        raise ApiError(f"unknown target {name!r}", help="use one of " + ", ".join(_BY_NAME))
+        raise ApiError(f"unknown target {name!r}", where, "use one of " + ", ".join(_BY_NAME))
     return found
 
 
 def platform_target() -> Target:
     """The generation that the environment selects, gen4 when it says nothing."""
     name = os.environ.get(OVERRIDE_VARIABLE)
-    return target_named(name) if name else DEFAULT
+    return target_named(name, OVERRIDE_VARIABLE) if name else DEFAULT

@@ -125,8 +125,8 @@ class NkiTensor(NKIObject):
         return math.prod(self.shape[1:])
 
     def __repr__(self) -> str:
-        kind = self.storage.space if self.storage else "no memory"
-        return f"NkiTensor({list(self.shape)} {self.dtype} {kind} `{self.name}`)"
+        held = f"{self.space} `{self.name}`" if self.storage else "no memory"
+        return f"NkiTensor({list(self.shape)} {self.dtype} {held})"
 
     def __bool__(self) -> bool:
         raise HardwareLimit(
