@@ -115,12 +115,11 @@ def _on_engine(role: str, tensor: NkiTensor, engine: str) -> None:
         )
     if engine == "gpsimd" and tensor.space == "psum":
         raise HardwareLimit(f"`{role}` is in PSUM, which GpSimd cannot access")
-    if tensor.indirection is not None and tensor.indirection.vector:
-        raise HardwareLimit(f"`{role}` has a per-partition index, which only DMA resolves")
+    # Views of HBM alone have an index for each partition, and no view leaves its tensor.
+    assert tensor.indirection is None or not tensor.indirection.vector
     partitions = tensor.shape[0]
     start = tensor.start_partition
-    if start + partitions > NUM_PARTITIONS:
-        raise HardwareLimit(f"`{role}` covers partitions {start}..{start + partitions}")
+    assert 0 <= start <= NUM_PARTITIONS - partitions
     if start % allowed_start(partitions):
         raise HardwareLimit(
             f"`{role}` starts at partition {start} with {partitions} partitions",

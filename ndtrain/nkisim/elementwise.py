@@ -26,10 +26,16 @@ def tile(shape: tuple[int, ...], dtype: DType, space: str = "sbuf", name: str = 
 def apply(op: Op, x: Any, y: Any = None, dtype: Any = None, **extra: Any) -> NkiTensor:
     """`nl.op(x[, y])`: element-wise on tiles and scalars."""
     if extra:
-        raise HardwareLimit(f"nl.{op.name} has no argument {', '.join(extra)}")
+        raise _refusal(op, f"no argument {', '.join(extra)}")
     if y is None or op.kind in ("unary", "activation", "composite") or op is ops.invert:
         return _unary(op, x, dtype if dtype is not None else y)
     return _binary(op, x, y, dtype)
+
+
+def _refusal(op: Op, what: str) -> HardwareLimit:
+    """No instruction is there yet to name: the function of the language is."""
+    file, line = current().line()
+    return HardwareLimit(f"nl.{op.name}: {what}", f"{file}:{line}")
 
 
 def _result(x: NkiTensor, dtype: Any) -> NkiTensor:
@@ -38,7 +44,7 @@ def _result(x: NkiTensor, dtype: Any) -> NkiTensor:
 
 def _unary(op: Op, x: NkiTensor, dtype: Any) -> NkiTensor:
     if not isinstance(x, NkiTensor):
-        raise HardwareLimit(f"nl.{op.name} takes a tile")
+        raise _refusal(op, f"`x` is {type(x).__name__} and must be a tile")
     out = _result(x, dtype)
     if op is ops.copy:
         isa_elementwise.tensor_copy(out, x)
@@ -99,7 +105,9 @@ def _binary(op: Op, x: Any, y: Any, dtype: Any) -> NkiTensor:
         else:
             isa_elementwise.tensor_scalar(out, y, op, x, reverse0=True)
     else:
-        raise HardwareLimit(f"nl.{op.name} needs a tile; got two scalars")
+        raise _refusal(
+            op, f"`x` is {type(x).__name__}, `y` is {type(y).__name__}; one must be a tile"
+        )
     return out
 
 
@@ -117,6 +125,8 @@ def _tiles(op: Op, x: NkiTensor, y: NkiTensor, dtype: Any) -> NkiTensor:
         out = _result(y, dtype or promote(x.dtype, y.dtype))
         isa_elementwise.tensor_scalar(out, y, op, _column(x, op), reverse0=True)
         return out
+    if x.ndim != y.ndim:
+        raise _refusal(op, f"shapes {x.shape} and {y.shape} do not broadcast")
     x, y = _broadcast_free(x, y), _broadcast_free(y, x)
     out = _result(x, dtype or promote(x.dtype, y.dtype))
     isa_elementwise.tensor_tensor(out, x, y, op)
@@ -124,8 +134,6 @@ def _tiles(op: Op, x: NkiTensor, y: NkiTensor, dtype: Any) -> NkiTensor:
 
 
 def _broadcast_free(x: NkiTensor, like: NkiTensor) -> NkiTensor:
-    if x.ndim != like.ndim:
-        raise HardwareLimit(f"shapes {x.shape} and {like.shape} do not broadcast")
     for dim in range(1, x.ndim):
         if x.shape[dim] == 1 and like.shape[dim] != 1:
             x = x.broadcast(dim, like.shape[dim])

@@ -17,6 +17,7 @@ import numpy as np
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.registers import VirtualRegister, value_of
 from ndtrain.nkisim.target import MAX_VIEW_DIMS
+from ndtrain.nkisim.trace import reach
 
 if TYPE_CHECKING:
     from ndtrain.nkisim.tensor import NkiTensor
@@ -286,15 +287,15 @@ def check_pattern(view: NkiTensor) -> None:
                 f"ap: partition stride {strides[0]} differs from the {row} elements of a partition",
                 help="all partitions are accessed in order; slice the partitions instead",
             )
-        start = offset % row if row else 0
-        free = start + sum((n - 1) * s for n, s in zip(shape[1:], strides[1:], strict=True))
-        rows = offset // row + shape[0]
-        if free >= row or rows > (view.storage.partitions if view.storage else 0):
+        first, start = divmod(offset, row) if row else (0, 0)
+        low, high = reach(start, shape[1:], strides[1:])
+        rows = view.storage.partitions if view.storage else 0
+        if first < 0 or first + shape[0] > rows or low < 0 or high >= row:
             raise _refuse(f"ap: pattern {view.get_pattern()} at {offset} leaves the tensor")
         return
     total = view.row_elements
-    reach = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if reach >= total:
+    low, high = reach(offset, shape, strides)
+    if low < 0 or high >= total:
         raise _refuse(f"ap: pattern {view.get_pattern()} at {offset} leaves {total} elements")
 
 

@@ -41,7 +41,9 @@ def memset(
         if isinstance(value, NkiTensor) or not isinstance(value, (int, float, np.number)):
             raise HardwareLimit("`value` is a compile-time number")
         if dst.dtype.kind == "x" and value != 0:
-            raise HardwareLimit(f"{dst.dtype} can only be set to 0")
+            raise HardwareLimit(
+                f"`value` is {value}; `dst` is {dst.dtype}, which can only be set to 0"
+            )
         whole = isinstance(value, (int, np.integer))
         if dst.dtype.is_integer and not whole and core.program.api != "0.2":
             raise HardwareLimit(f"`value` {value!r} is no integer, `dst` is {dst.dtype}")

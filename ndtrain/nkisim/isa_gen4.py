@@ -88,6 +88,8 @@ def activate2(
             raise HardwareLimit(f"`reduce_op` = {fold} is not simulated", help=", ".join(_FOLDS))
         if fold is None and reduce_cmd in (Cmd.reduce, Cmd.reset_reduce):
             raise HardwareLimit(f"reduce_cmd.{reduce_cmd.name} needs `reduce_op`")
+        if reduce_cmd is Cmd.load_reduce:
+            raise HardwareLimit("the Scalar Engine does not support reduce_cmd.load_reduce")
         for role, value in (("imm0", imm0), ("imm1", imm1)):
             if isinstance(value, NkiTensor):
                 checks.scalar_operand(role, value, data)

@@ -151,12 +151,15 @@ def _check_tiling(core: Core, stationary: NkiTensor, position: tuple, size: tupl
     if not size:
         return
     rows, columns = size
-    smallest = core.target.matmul_row_tile
-    if rows not in (smallest, 64, NUM_PARTITIONS) or rows < smallest:
-        raise HardwareLimit(f"row tile {rows}; {core.target.name} has tiles of {smallest} and up")
-    if columns % QUADRANT or position[1] % columns or position[0] % rows:
+    sizes = [s for s in (QUADRANT, 64, NUM_PARTITIONS) if s >= core.target.matmul_row_tile]
+    for axis, count in (("row", rows), ("column", columns)):
+        if count not in sizes:
+            names = ", ".join(map(str, sizes))
+            raise HardwareLimit(f"{axis} tile {count}; {core.target.name} has tiles of {names}")
+    if position[1] % columns or position[0] % rows:
         raise HardwareLimit(f"tile_position {position} is no multiple of tile_size {size}")
-    if position[0] + rows > NUM_PARTITIONS or position[1] + columns > NUM_PARTITIONS:
+    ends = (position[0] + rows, position[1] + columns)
+    if min(position) < 0 or max(ends) > NUM_PARTITIONS:
         raise HardwareLimit(f"tile {position} + {size} leaves the 128x128 array")
     if stationary.shape[0] > rows or stationary.free_size > columns:
         raise HardwareLimit(f"`stationary` {list(stationary.shape)} exceeds tile_size {size}")

@@ -45,7 +45,9 @@ def tensor_reduce(
         if dst.free_size != kept:
             raise HardwareLimit(f"`dst` has {dst.free_size} elements per partition, not {kept}")
         if token.kind == "bitvec" and not (data.dtype.is_integer and dst.dtype.is_integer):
-            raise HardwareLimit(f"{token} reduces integer types, not {data.dtype}, {dst.dtype}")
+            raise HardwareLimit(
+                f"`data` is {data.dtype}, `dst` is {dst.dtype}; {token} reduces integer types"
+            )
         if token.kind == "bitvec" and negate:
             raise HardwareLimit("`negate` works with arithmetic operators only")
 
@@ -194,6 +196,10 @@ def tensor_scalar_cumulative(
         for role, tensor in (("src", src), ("dst", dst)):
             if tensor.dtype.is_integer and tensor.dtype.itemsize == 4:
                 raise HardwareLimit(f"`{role}` is {tensor.dtype}, which it does not support")
+        if reduce_cmd not in (Cmd.reset_reduce, Cmd.reduce, Cmd.load_reduce):
+            raise HardwareLimit(f"reduce_cmd.{reduce_cmd.name} is not supported here")
+        if reduce_cmd is Cmd.load_reduce and imm1 is None:
+            raise HardwareLimit("reduce_cmd.load_reduce needs `imm1`")
         check_scalar("imm0", imm0, src, first)
 
     def execute() -> None:

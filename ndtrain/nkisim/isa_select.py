@@ -118,6 +118,7 @@ def range_select(
         checks.generation(core.target, 3, "range_select")
         checks.same_elements(on_true_tile=on_true_tile, dst=dst)
         _check_range_operands(first, second, folder, on_true_tile, bound0, bound1)
+        _check_nothing_to_load(reduce_cmd)
         if np.float32(on_false_value) != np.float32(FP32_MIN):
             raise HardwareLimit(f"`on_false_value` {on_false_value} must be {FP32_MIN}")
         if range_start + on_true_tile.free_size > EXACT_INTEGERS:
@@ -166,6 +167,11 @@ def _check_range_operands(
             raise HardwareLimit(f"`{role}` is {bound.dtype} and must be float32")
 
 
+def _check_nothing_to_load(cmd: Cmd) -> None:
+    if cmd is Cmd.load_reduce:
+        raise HardwareLimit("reduce_cmd.load_reduce has no value to load here")
+
+
 def select_reduce(
     dst: NkiTensor, predicate: NkiTensor, on_true: NkiTensor, on_false: Any,
     reduce_res: NkiTensor | None = None, reduce_cmd: Cmd = Cmd.idle,
@@ -184,6 +190,7 @@ def select_reduce(
             raise HardwareLimit(f"`predicate` is {predicate.dtype}; use an 8- or 16-bit integer")
         if folder is not ops.maximum:
             raise HardwareLimit(f"`reduce_op` = {folder}; it reduces with nl.maximum")
+        _check_nothing_to_load(reduce_cmd)
         if isinstance(on_false, NkiTensor):
             checks.scalar_operand("on_false", on_false, on_true)
         check_result(reduce_res, on_true)

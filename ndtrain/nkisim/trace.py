@@ -36,23 +36,29 @@ class TensorInfo:
     last_use: int = -1
 
 
+def reach(start: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
+    """The first and the last element of a pattern, whose steps may be negative."""
+    steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    return start + sum(s for s in steps if s < 0), start + sum(s for s in steps if s > 0)
+
+
 def view_extent(
     tensor: TensorInfo, shape: tuple[int, ...], strides: tuple[int, ...], offset: int, size: int
 ) -> tuple[int, int, int, int]:
     """(first partition, end partition, first byte, end byte) of a view, strides in elements."""
     if tensor.space not in ON_CHIP:
-        span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-        return 0, 1, offset * size, (offset + span + 1) * size
+        low, high = reach(offset, shape, strides)
+        return 0, 1, low * size, (high + 1) * size
     row = tensor.row_bytes // size
     first, free = divmod(offset, row)
-    span = sum((n - 1) * s for n, s in zip(shape[1:], strides[1:], strict=True))
+    low, high = reach(free, shape[1:], strides[1:])
     rows = (strides[0] // row if shape[0] > 1 else 1) * (shape[0] - 1)
     start, base = tensor.address or (0, 0)
     return (
         start + first,
         start + first + rows + 1,
-        base + free * size,
-        base + (free + span + 1) * size,
+        base + low * size,
+        base + (high + 1) * size,
     )
 
 

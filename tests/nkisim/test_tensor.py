@@ -52,6 +52,8 @@ CASES: list[tuple[str, Callable[[Any], Any], Callable[[np.ndarray], np.ndarray]]
                                                          + 8 * np.arange(6)]),
     ("ap inherits the offset", lambda t: t[:, 1].ap(pattern=[[48, 64], [1, 8]]),
      lambda a: a[:, 1]),
+    ("ap backwards", lambda t: t.ap(pattern=[[48, 64], [-1, 8]], offset=7),
+     lambda a: a[:, 0, ::-1]),
     ("view chain", lambda t: t[0:32].permute((0, 2, 1))[:, 0, :], lambda a: a[:32, :, 0]),
 ]  # fmt: skip
 
@@ -119,6 +121,14 @@ REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("reshape a slice", lambda t: t[:, 0:3, 0:4].reshape((64, 12)), "no view"),
     ("partition stride", lambda t: t.ap(pattern=[[96, 32], [1, 48]]), "partition stride"),
     ("pattern outside", lambda t: t.ap(pattern=[[48, 64], [1, 49]]), "leaves the tensor"),
+    ("pattern before", lambda t: t.ap([[48, 32], [1, 48]], offset=-32 * 48), "leaves the tensor"),
+    ("steps back out", lambda t: t.ap([[48, 64], [-1, 4]], offset=2), "leaves the tensor"),
+    ("steps out and back", lambda t: t.ap([[48, 64], [1, 44], [-1, 8]], offset=8), "leaves the"),
+    (
+        "elements wider than a row",
+        lambda t: sbuf((4, 1), nl.uint8).ap([[0, 4], [1, 1]], dtype=nl.float32),
+        "leaves the tensor",
+    ),
     ("six dimensions", lambda t: t.reshape_dim(2, (2, 2, 2)).expand_dim(1), "limit is 5"),
     ("assignment", lambda t: t.__setitem__(0, 1.0), "cannot be assigned"),
     ("truth", bool, "not known"),
@@ -130,3 +140,13 @@ def test_a_view_that_the_hardware_cannot_express(view: Callable, words: str) -> 
     with pytest.raises(HardwareLimit, match=words) as caught:
         view_of(X3, view)
     assert "test_tensor.py" in caught.value.where
+
+
+def test_a_pattern_that_steps_back_covers_the_bytes_it_reads() -> None:
+    def kernel() -> None:
+        tile = sbuf((4, 48))
+        nisa.memset(tile, 0)
+        nisa.tensor_copy(sbuf((4, 8)), tile.ap([[48, 4], [-1, 8]], offset=15))
+
+    _, copy = run(kernel).stream.instructions
+    assert copy.reads[0].extent() == (0, 4, 8 * 4, 16 * 4)
