@@ -9,7 +9,7 @@ import numpy as np
 from ndtrain.nkisim import checks
 from ndtrain.nkisim.enums import dma_engine as DmaEngine
 from ndtrain.nkisim.enums import engine as Engine
-from ndtrain.nkisim.enums import nc_version
+from ndtrain.nkisim.enums import nc_version, require
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.machine import current, running
 from ndtrain.nkisim.registers import VirtualRegister, value_of
@@ -83,6 +83,7 @@ def core_barrier(
     name: str | None = None,
 ) -> Instruction:  # fmt: skip
     core = current()
+    require(Engine, engine=engine)
 
     def check() -> None:
         checks.generation(core.target, 3, "core_barrier")
@@ -104,6 +105,7 @@ def sendrecv(
     dma_engine: DmaEngine = DmaEngine.dma, name: str | None = None,
 ) -> Instruction:  # fmt: skip
     core = current()
+    require(DmaEngine, dma_engine=dma_engine)
     target, source = value_of(send_to_rank), value_of(recv_from_rank)
 
     def check() -> None:
@@ -116,8 +118,12 @@ def sendrecv(
             raise HardwareLimit(f"ranks {target}, {source}: sendrecv joins cores 0 and 1 of LNC2")
         if dma_engine is DmaEngine.gpsimd_dma:
             limit = _SWAP_BYTES[src.dtype.itemsize]
-            if src.free_size * src.dtype.itemsize > limit:
-                raise HardwareLimit(f"gpsimd_dma moves up to {limit} bytes per partition")
+            row = src.free_size * src.dtype.itemsize
+            if row > limit:
+                raise HardwareLimit(
+                    f"`src` has {row} bytes per partition; gpsimd_dma moves up to {limit} of "
+                    f"{src.dtype}"
+                )
 
     return core.issue(
         "sendrecv", "dma", writes={"dst": dst}, reads={"src": src}, check=check,
@@ -141,8 +147,12 @@ def nc_stream_shuffle(
             raise HardwareLimit(f"`src` {src} and `dst` {dst} differ in shape or type")
         active = -(-max(src.shape[0], dst.shape[0]) // 32) * 32
         for role, tensor in (("src", src), ("dst", dst)):
-            if tensor.start_partition % checks.allowed_start(active):
-                raise HardwareLimit(f"`{role}` starts at partition {tensor.start_partition}")
+            step = checks.allowed_start(active)
+            if tensor.start_partition % step:
+                raise HardwareLimit(
+                    f"`{role}` starts at partition {tensor.start_partition}; a shuffle of {active} "
+                    f"starts at a multiple of {step}"
+                )
 
     def execute() -> None:
         source, taint = core.raw(src), core.taint(src)

@@ -20,7 +20,6 @@ from ndtrain.nkisim.trace import Instruction
 
 _TRANSPOSES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
 _HWDGE_ROWS = (1, 2, 4, 8, 16)
-_TRANSPOSE_FREE = 128
 _MAX_SOURCES = 16
 _PRIORITIES = 4
 
@@ -30,6 +29,7 @@ def dma_copy(
     dge_mode: Dge = Dge.unknown, engine: Engine = Engine.unknown, name: str | None = None,
 ) -> Instruction:  # fmt: skip
     core = current()
+    require(Engine, engine=engine)
 
     def check() -> None:
         if dst.size != src.size:
@@ -70,14 +70,16 @@ def _with_index(*tensors: NkiTensor) -> dict[str, NkiTensor]:
 def _check_modes(
     core: Core, dst: NkiTensor, src: NkiTensor, mode: Dge, priority: int | None
 ) -> None:
-    gathers = any(t.indirection is not None and t.indirection.vector for t in (dst, src))
+    _check_index(dst, src)
+    gathers = _gathers(dst) or _gathers(src)
+    addressed = dst.indirection is not None or src.indirection is not None
     if mode is Dge.hwdge:
         checks.generation(core.target, 3, "dge_mode.hwdge")
         if dst.dtype != src.dtype:
             raise HardwareLimit(f"hwdge casts nothing: `src` is {src.dtype}, `dst` is {dst.dtype}")
         if gathers:
             raise HardwareLimit("hwdge resolves no per-partition index; use swdge or unknown")
-    if mode is Dge.none and (gathers or dst.is_indirect() or src.is_indirect()):
+    if mode is Dge.none and addressed:
         raise HardwareLimit("dge_mode.none has no run-time addresses")
     if "x" in (dst.dtype.kind, src.dtype.kind) and dst.dtype != src.dtype:
         raise HardwareLimit(f"a packed type is not cast: {src.dtype} to {dst.dtype}")
@@ -85,6 +87,21 @@ def _check_modes(
         checks.generation(core.target, 4, "a DMA `priority`")
         if not 0 <= priority < _PRIORITIES:
             raise HardwareLimit(f"`priority` {priority}; 0 to {_PRIORITIES - 1}")
+
+
+def _check_index(*tensors: NkiTensor) -> None:
+    """Refuse a per-partition index that is no SBUF tensor of one 32-bit integer for each row."""
+    for tensor in tensors:
+        if tensor.indirection is None or not tensor.indirection.vector:
+            continue
+        index, rows = tensor.indirection.index, tensor.shape[0]
+        if not isinstance(index, NkiTensor):
+            raise HardwareLimit(f"`vector_offset` is {index!r} and must be an SBUF tensor")
+        checks.in_space("vector_offset", index, "sbuf")
+        if not index.dtype.is_integer or index.dtype.itemsize != 4:
+            raise HardwareLimit(f"`vector_offset` is {index.dtype}; use uint32 or int32")
+        if index.size < rows:
+            raise HardwareLimit(f"`vector_offset` has {index.size} indices for {rows} rows")
 
 
 def _move(core: Core, dst: NkiTensor, src: NkiTensor, oob: Oob) -> None:
@@ -135,15 +152,10 @@ def _cast(core: Core, data: np.ndarray, source: DType, target: DType) -> np.ndar
 
 
 def _indices(core: Core, found: Indirection, rows: int) -> np.ndarray:
-    index = found.index
-    if not isinstance(index, NkiTensor):
-        raise HardwareLimit("a per-partition index is an SBUF tensor")
-    checks.in_space("vector_offset", index, "sbuf")
-    if not index.dtype.is_integer or index.dtype.itemsize != 4:
-        raise HardwareLimit(f"`vector_offset` is {index.dtype}; use uint32 or int32")
-    flat = values.rows(core.raw(index)).T.reshape(-1)
-    if flat.size < rows:
-        raise HardwareLimit(f"`vector_offset` has {flat.size} indices for {rows} rows")
+    flat = values.rows(core.raw(found.index)).T.reshape(-1)
+    taint = values.join(core, found.index)
+    if taint is not None and taint.T.reshape(-1)[:rows].any():
+        raise HardwareLimit("`vector_offset` comes from memory that nothing wrote")
     return flat[:rows].astype(np.int64)
 
 
@@ -227,17 +239,17 @@ def dma_transpose(
 
 
 def _check_transpose(core: Core, src: NkiTensor, mode: Dge) -> None:
+    # The last dim becomes the partitions of `dst`, which keeps it within its limit of 128.
     if _gathers(src):
         checks.generation(core.target, 3, "an indirect dma_transpose")
-        if mode not in (Dge.unknown, Dge.swdge):
-            raise HardwareLimit(f"an indirect transpose is swdge, not {mode.name}")
-        checks.in_space("src", src, "private_hbm", "shared_hbm")
-        if src.dtype.itemsize != 2 or src.shape[-1] > _TRANSPOSE_FREE or src.shape[0] % 16:
-            raise HardwareLimit("an indirect transpose has 2-byte elements, a last dim of up to "
-                                "128 and a multiple of 16 rows")  # fmt: skip
+        if src.dtype.itemsize != 2 or src.shape[0] % 16:
+            raise HardwareLimit(
+                f"`src` {list(src.shape)} {src.dtype} does not fit an indirect transpose",
+                help="it takes a multiple of 16 rows with elements of 2 bytes",
+            )
         assert src.indirection is not None
         index = src.indirection.index
-        if isinstance(index, NkiTensor) and index.dtype != uint32:
+        if index.dtype != uint32:
             raise HardwareLimit(f"`vector_offset` is {index.dtype} and must be uint32")
         return
     if mode not in (Dge.unknown, Dge.hwdge):
@@ -247,10 +259,10 @@ def _check_transpose(core: Core, src: NkiTensor, mode: Dge) -> None:
         fits = rows == 16 if src.ndim == 2 else (
             rows in _HWDGE_ROWS and rows * src.shape[-2] % 16 == 0
         )  # fmt: skip
-        if not fits or src.shape[-1] > _TRANSPOSE_FREE or src.dtype.itemsize != 2:
+        if not fits or src.dtype.itemsize != 2:
             raise HardwareLimit(
                 f"`src` {list(src.shape)} {src.dtype} does not fit a hwdge transpose",
-                help="2-D needs 16 rows, 3-D and 4-D 1, 2, 4, 8 or 16; last dim <= 128; 2 bytes",
+                help="2-D needs 16 rows, 3-D and 4-D 1, 2, 4, 8 or 16; elements of 2 bytes",
             )
 
 
@@ -259,20 +271,30 @@ def dma_compute(
     unique_indices: bool = True, oob_mode: Oob = Oob.error, name: str | None = None,
 ) -> Instruction:  # fmt: skip
     core = current()
+    require(Oob, oob_mode=oob_mode)
     token = operator(reduce_op, "reduce_op")
     indirect = [t for t in (dst, *srcs) if _gathers(t)]
 
     def check() -> None:
         if token is not ops.add:
             raise HardwareLimit(f"`reduce_op` = {token}; the DMA adds")
+        packed = [t.dtype for t in (dst, *srcs) if t.dtype.kind == "x"]
+        if packed:
+            raise HardwareLimit(f"a packed type is not summed: {packed[0]}")
         if scales is not None and any(float(s) != 1.0 for s in scales):
             raise HardwareLimit(f"`scales` {scales}: only 1.0 is supported")
         if not 1 <= len(srcs) <= _MAX_SOURCES:
-            raise HardwareLimit(f"{len(srcs)} sources; 1 to {_MAX_SOURCES}")
+            raise HardwareLimit(f"`srcs` has {len(srcs)} tensors; 1 to {_MAX_SOURCES} are summed")
         if any(s.size != dst.size for s in srcs):
-            raise HardwareLimit("`srcs` and `dst` have equal element counts")
+            raise HardwareLimit(
+                f"`dst` has {dst.size} elements, `srcs` have {[s.size for s in srcs]}"
+            )
         if indirect and (len(srcs) != 2 or not unique_indices):
-            raise HardwareLimit("read-modify-write takes two sources and unique indices")
+            raise HardwareLimit(
+                f"a read-modify-write takes 2 `srcs` and unique indices, not {len(srcs)} and "
+                f"unique_indices={unique_indices}"
+            )
+        _check_index(dst, *srcs)
 
     def execute() -> None:
         total: np.ndarray | None = None

@@ -14,6 +14,7 @@ from ndtrain.nkisim.trace import Instruction
 _GPSIMD_LANES = 16
 """Partitions that one of the eight GpSimd cores connects to."""
 _GATHER_WIDTHS = (1, 2, 4, 8, 16, 32)
+_MAX_INDICES = 4096
 
 
 def nc_n_gather(
@@ -31,7 +32,9 @@ def nc_n_gather(
     def execute() -> None:
         at = values.rows(core.raw(indices)).astype(np.int64)
         if at.max() >= data.free_size:
-            raise HardwareLimit(f"index {at.max()} of {data.free_size} elements per partition")
+            raise HardwareLimit(
+                f"`indices` holds {at.max()}; `data` has {data.free_size} elements per partition"
+            )
         result = np.take_along_axis(values.rows(core.raw(data)), at, axis=1)
         core.store(dst, result, _picked(core, data, indices, at), raw=True)
 
@@ -53,7 +56,8 @@ def local_gather(
     num_valid_indices: int | None = None, name: str | None = None,
 ) -> Instruction:  # fmt: skip
     core = current()
-    count = num_valid_indices or index.free_size * _GPSIMD_LANES
+    held = index.free_size * _GPSIMD_LANES
+    count = held if num_valid_indices is None else num_valid_indices
 
     def check() -> None:
         checks.same_partitions(src_buffer=src_buffer, index=index, dst=dst)
@@ -62,8 +66,12 @@ def local_gather(
                                 "partitions of uint16")  # fmt: skip
         if num_elem_per_idx not in _GATHER_WIDTHS:
             raise HardwareLimit(f"`num_elem_per_idx` {num_elem_per_idx}; use {_GATHER_WIDTHS}")
-        if count > index.free_size * _GPSIMD_LANES or count > 4096:
-            raise HardwareLimit(f"{count} indices for a core")
+        if src_buffer.free_size % num_elem_per_idx:
+            raise HardwareLimit(f"`src_buffer` has {src_buffer.free_size} elements per partition, "
+                                f"no multiple of {num_elem_per_idx}")  # fmt: skip
+        if not 1 <= count <= min(held, _MAX_INDICES):
+            raise HardwareLimit(f"{count} valid indices; `index` holds {held} for a GpSimd core, "
+                                f"which takes up to {_MAX_INDICES}")  # fmt: skip
         if dst.free_size != count * num_elem_per_idx or dst.dtype != src_buffer.dtype:
             raise HardwareLimit(f"`dst` {list(dst.shape)} {dst.dtype} does not hold {count} x "
                                 f"{num_elem_per_idx} of {src_buffer.dtype}")  # fmt: skip
@@ -76,7 +84,10 @@ def local_gather(
             lanes = slice(first, first + _GPSIMD_LANES)
             flat = indices[lanes].T.reshape(-1)[:count].astype(np.int64)
             if flat.max() >= rows.shape[1]:
-                raise HardwareLimit(f"index {flat.max()} of {rows.shape[1]}")
+                raise HardwareLimit(
+                    f"`index` holds {flat.max()}; `src_buffer` has {rows.shape[1]} x "
+                    f"{num_elem_per_idx} elements per partition"
+                )
             result[lanes] = rows[lanes][:, flat]
         taint = values.any_in_row(values.join(core, src_buffer, index))
         core.store(dst, result, None if taint is None else taint[..., None], raw=True)
@@ -118,11 +129,13 @@ def sequence_bounds(dst: NkiTensor, segment_ids: NkiTensor, name: str | None = N
     core = current()
 
     def check() -> None:
-        if segment_ids.shape[0] != 1 or dst.free_size != 2 * segment_ids.free_size:
+        one_row = segment_ids.shape[0] == dst.shape[0] == 1
+        if not one_row or dst.free_size != 2 * segment_ids.free_size:
             raise HardwareLimit(f"`segment_ids` {list(segment_ids.shape)}, `dst` "
                                 f"{list(dst.shape)}: [1, n] and [1, 2, n]")  # fmt: skip
         if not {segment_ids.dtype, dst.dtype} <= {float32, int32}:
-            raise HardwareLimit(f"{segment_ids.dtype}, {dst.dtype}: float32 or int32")
+            raise HardwareLimit(f"`segment_ids` is {segment_ids.dtype}, `dst` {dst.dtype}: float32 "
+                                "or int32")  # fmt: skip
 
     def execute() -> None:
         ids = core.raw(segment_ids).reshape(-1)

@@ -78,10 +78,10 @@ def run(kernel: Callable[..., Any], *arrays: Any, target: str = "trn2", **how: A
     return nkisim.run(kernel, *arrays, target=target, options=options, **how)
 
 
-def t(*shape: int, dtype: Any = "float32", **how: Any) -> Any:
-    """A defined SBUF tile."""
+def t(*shape: int, dtype: Any = "float32", value: float = 0, **how: Any) -> Any:
+    """A defined SBUF tile, `value` everywhere."""
     tile = sbuf(shape, dtype, **how)
-    nisa.memset(tile, 0)
+    nisa.memset(tile, value)
     return tile
 
 
