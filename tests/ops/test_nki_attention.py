@@ -66,6 +66,7 @@ def curve(rank: int, implementation: str, dtype: torch.dtype, num_steps: int) ->
     return losses
 
 
+@pytest.mark.slow
 def test_a_model_trains_on_the_kernels_on_two_ranks() -> None:
     """20 steps in bf16: as near to the fp64 curve as with PyTorch's own bf16 attention.
 
