@@ -67,7 +67,7 @@ def test_nothing_is_compiled_after_the_second_step() -> None:
     assert counts[0] > 0
     assert counts[1:] == [counts[1]] * (STEPS - 1)
     compiled = [note for note in one_rank().notes if note.startswith("compiled the training step")]
-    assert 1 <= len(compiled) <= 2
+    assert len(compiled) <= 2  # none, where an earlier test of this process had the same graph
     assert not [note for note in one_rank().notes if note.startswith("warning")]
 
 
