@@ -8,7 +8,7 @@ A device is what one rank drives, as in `tables.py`. Every figure is the vendor'
 from his rules; none was measured.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ndtrain.core.errors import UserError
 from ndtrain.core.suggest import advice
@@ -86,19 +86,12 @@ TRN1_32XLARGE = Instance(
     legal_tp_source=_TRN1_GROUPS,
 )
 
-TRN1N_32XLARGE = Instance(
+TRN1N_32XLARGE = replace(
+    TRN1_32XLARGE,
     name="trn1n.32xlarge",
-    device=TRN1,
-    num_chips=16,
-    num_devices=32,
-    cores_per_device=1,
-    num_cpus=128,
-    host_memory_gib=512,
     network_bandwidth=1600 * GIGABIT,
     num_efa=16,
-    legal_tp=(1, 2, 8, 32),
     source=f"{_DOCS}/trn1-arch; {_EFA} (16 EFA devices)",
-    legal_tp_source=_TRN1_GROUPS,
 )
 
 TRN2_48XLARGE = Instance(

@@ -46,9 +46,7 @@ class NkiAttention:
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         kernel = self._kernel("attention_backward")
-        dq, dk, dv = self._launch(
-            kernel, dout.contiguous(), q, k, v, out, lse, _rows(starts), scale
-        )
+        dq, dk, dv = self._launch(kernel, dout, q, k, v, out, lse, _rows(starts), scale)
         return dq, dk, dv
 
 
@@ -58,4 +56,4 @@ ON_DEVICE = NkiAttention(NeuronCore())
 
 def _rows(starts_BS: Tensor | None) -> Tensor | None:
     """The kernels count rows in 32 bits."""
-    return None if starts_BS is None else starts_BS.int().contiguous()
+    return None if starts_BS is None else starts_BS.int()

@@ -72,7 +72,8 @@ class NeuronCore:
         launched: Any = wrap(kernel) if wrap else kernel
         if cores_per_logical_core(native=wrap is not None) == 2:
             launched = launched[2]
-        return tuple(launched(*arguments, **options))
+        # A kernel reads rows of HBM: a view, such as v of a fused QKV, is made dense.
+        return tuple(launched(*map(_dense, arguments), **options))
 
 
 def cores_per_logical_core(native: bool) -> int:
@@ -137,6 +138,10 @@ def _load_simulated(target: str, package: str, module: str, function: str) -> Ke
             del os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"]
         else:
             os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = before
+
+
+def _dense(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value
 
 
 def _to_numpy(value: Any) -> Any:

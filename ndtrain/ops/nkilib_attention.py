@@ -70,7 +70,7 @@ class LibraryAttention:
             pieces.append(
                 self._launch(
                     kernel,
-                    *(x[rows].flatten(0, 1).contiguous() for x in heads_first),
+                    *(x[rows].flatten(0, 1) for x in heads_first),
                     scale=scale,
                     causal_mask=True,
                     tp_q=True,
@@ -107,8 +107,8 @@ class LibraryAttention:
             pieces.append(
                 self._launch(
                     kernel,
-                    *(x[rows].contiguous() for x in columns),
-                    lse_BNPT[rows].contiguous(),
+                    *(x[rows] for x in columns),
+                    lse_BNPT[rows],
                     use_causal_mask=True,
                     mixed_precision=True,
                     softmax_scale=scale,
