@@ -1,5 +1,6 @@
 """What a contestant of a measurement has to offer."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from ndtrain.bench.workload import Workload
@@ -25,3 +26,7 @@ class Contestant(Protocol):
         Returns the loss; on ranks that only wait, NaN.
         """
         ...
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Around a timed step: what it does before and after is not timed."""
+        return nullcontext()

@@ -1,6 +1,8 @@
-"""Ours; bare compute, the same step without its collectives; and the collectives without it."""
+"""Ours; bare compute, the same step without its collectives; they without it; and both at once."""
 
 import math
+import threading
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -10,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ndtrain.bench.batch import make_batch
+from ndtrain.bench.contestant import Contestant
 from ndtrain.bench.workload import Workload
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.overlap.modes import BLOCKING, Modes
@@ -24,7 +27,7 @@ from ndtrain.runtime.streams import InlineStream
 from ndtrain.runtime.transport import Transport
 
 
-class Ours:
+class Ours(Contestant):
     """Tensor and sequence parallelism as `ndtrain train` runs it."""
 
     name = "ours"
@@ -79,7 +82,7 @@ class Bare(Ours):
         return still(dist.get_rank(), workload.num_ranks, 1, kv_heads, "cpu")
 
 
-class Exchange:
+class Exchange(Contestant):
     """The collectives of a step of ours, in their order and sizes, with no compute between them.
 
     bare + exchange is what blocking collectives can reach here at best, by any implementation
@@ -100,6 +103,34 @@ class Exchange:
         for call in self.calls:
             call()
         return math.nan
+
+
+class Beside(Contestant):
+    """Bare compute while a second thread makes the collectives of a step; neither waits.
+
+    What this machine allows to whoever moves these bytes behind this compute: moving them takes
+    cycles from it. None of the schedules, streams and forms of overlap is in it.
+    """
+
+    name = "beside"
+    uses_all_ranks = True
+    has_loss = False
+
+    def __init__(self, bare: Contestant, exchange: Contestant) -> None:
+        """Both set up by the time of the first step."""
+        self._bare, self._exchange = bare, exchange
+
+    def setup(self, workload: Workload) -> None: ...
+
+    def step(self) -> float:
+        thread = threading.Thread(target=self._exchange.step, name="exchange")
+        thread.start()
+        self._bare.step()
+        thread.join()
+        return math.nan
+
+    def turn(self) -> AbstractContextManager[None]:
+        return self._bare.turn()
 
 
 class _Recorded(Ours):

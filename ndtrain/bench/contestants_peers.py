@@ -25,10 +25,11 @@ from torch.distributed.tensor.parallel import (
 
 from ndtrain.bench import peer_model
 from ndtrain.bench.batch import make_batch
+from ndtrain.bench.contestant import Contestant
 from ndtrain.bench.workload import Workload
 
 
-class Transformers:
+class Transformers(Contestant):
     """The whole model on rank 0, while the other ranks wait."""
 
     name = "transformers"
@@ -58,7 +59,7 @@ class Transformers:
         return loss.item()
 
 
-class DTensorPeer:
+class DTensorPeer(Contestant):
     """Tensor and sequence parallelism by `parallelize_module`."""
 
     name = "dtensor"

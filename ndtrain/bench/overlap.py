@@ -2,9 +2,10 @@
 
     measurement = measure_overlap(workload, num_rounds=10, megabits=1000)
 
-Contestants in one process group, in interleaved rounds: bare compute, the transfers alone,
-PyTorch's DTensor, and ours in every form: off, serial, bulk, chunk, ring and auto, which the gate
-decides from figures measured on the same link a moment before.
+Contestants in one process group, in interleaved rounds: bare compute, the transfers alone, both at
+once and neither waiting for the other, PyTorch's DTensor, and ours in every form: off, serial,
+bulk, chunk, ring, ring2 and auto, which the gate decides from figures measured on the same link a
+moment before.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch.distributed as dist
 
 from ndtrain.bench import launch
 from ndtrain.bench.contestant import Contestant
-from ndtrain.bench.contestants_ours import Bare, Exchange, Ours
+from ndtrain.bench.contestants_ours import Bare, Beside, Exchange, Ours
 from ndtrain.bench.contestants_peers import DTensorPeer
 from ndtrain.bench.peer_model import require_transformers
 from ndtrain.bench.rounds import Rounds, run_rounds
@@ -26,7 +27,7 @@ from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.overlap_plan import decide_on, measure_machine
 from ndtrain.train.place import threads_per_rank
 
-FORMS = ("off", "serial", "bulk", "chunk", "ring", "auto")
+FORMS = ("off", "serial", "bulk", "chunk", "ring", "ring2", "auto")
 
 
 class OursAs(Ours):
@@ -92,7 +93,9 @@ def measure_overlap(
 def _rounds(workload: Workload, num_rounds: int) -> tuple[Rounds, list[str]]:
     runtime = start_cpu(workload.num_ranks, 1, workload.shape.num_kv_heads)
     forms = [OursAs(form, runtime) for form in FORMS]
-    contestants: list[Contestant] = [Bare(), Exchange(), DTensorPeer(), *forms]
+    bare, exchange = Bare(), Exchange()
+    alone: list[Contestant] = [bare, exchange, Beside(bare, exchange)]
+    contestants: list[Contestant] = [*alone, DTensorPeer(), *forms]
     rounds = run_rounds(contestants, workload, num_rounds)
     decision = forms[-1].decision
     assert decision is not None

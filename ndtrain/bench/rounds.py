@@ -79,10 +79,11 @@ def _timed_step(contestant: Contestant) -> tuple[float, float]:
     """Milliseconds of the slowest rank from a common start, and the loss."""
     # Garbage of one contestant must not be collected in another's time.
     gc.collect()
-    dist.barrier()
-    start_ns = time.perf_counter_ns()
-    loss = contestant.step()
-    elapsed_ms = torch.tensor((time.perf_counter_ns() - start_ns) / 1e6, dtype=torch.float64)
+    with contestant.turn():
+        dist.barrier()
+        start_ns = time.perf_counter_ns()
+        loss = contestant.step()
+        elapsed_ms = torch.tensor((time.perf_counter_ns() - start_ns) / 1e6, dtype=torch.float64)
     assert contestant.uses_all_ranks or dist.get_rank() == 0 or math.isnan(loss)
     dist.all_reduce(elapsed_ms, op=dist.ReduceOp.MAX)
     return elapsed_ms.item(), loss

@@ -3,13 +3,15 @@
     measurement = measure_zero(workload, dp=2, num_rounds=10, megabits=1000)
 
 Contestants in one process group, in interleaved rounds: bare compute; the transfers alone, of each
-axis and of both; and ours with nothing hidden, with the tensor axis hidden (the gate's choice),
-with the data axis hidden (ZeRO's buckets), and with both. A turn is a few steps in a row, because
-weights are gathered behind the next step's forward; the last gathers end inside the turn.
+axis; bare compute and all transfers at once, neither waiting for the other; and ours with nothing
+hidden, with the tensor axis hidden (the gate's choice), with the data axis hidden (ZeRO's buckets),
+and with both. As in a run, a step finds the weights of the one before on their way: an untimed step
+comes first, and the weights of the timed one arrive after it, untimed.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, cast
@@ -20,7 +22,7 @@ import torch.distributed as dist
 from ndtrain.bench import launch
 from ndtrain.bench.batch import make_batch
 from ndtrain.bench.contestant import Contestant
-from ndtrain.bench.contestants_ours import Recorder
+from ndtrain.bench.contestants_ours import Beside, Recorder
 from ndtrain.bench.rounds import Rounds, run_rounds
 from ndtrain.bench.shaped_link import shaped_link
 from ndtrain.bench.workload import Workload
@@ -40,13 +42,12 @@ from ndtrain.runtime.transport import Transport
 from ndtrain.train.overlap_plan import decide_on, measure_machine
 from ndtrain.train.place import threads_per_rank
 
-STEPS_IN_A_TURN = 2
 BUCKET_BYTES = 16 * 10**6  # the default of overlap.bucket_megabytes
 Hidden = Literal["nothing", "tensor", "data", "both"]
 AXES: tuple[Literal["tensor", "data"], ...] = ("tensor", "data")
 
 
-class ZeroSteps:
+class ZeroSteps(Contestant):
     """Whole steps: forward, backward, AdamW on this rank's part. hides: what travels behind it."""
 
     uses_all_ranks = True
@@ -82,15 +83,17 @@ class ZeroSteps:
         self._weights_BS = torch.full(self._tokens_BS.shape, weight)
 
     def step(self) -> float:
-        loss = math.nan
-        for _ in range(STEPS_IN_A_TURN):
-            self.optimizer.traffic.arm()
-            total = self.model.loss(self._tokens_BS, self._targets_BS, self._weights_BS)
-            total.backward()
-            self.optimizer.step(1e-4)
-            loss = total.item()
+        self.optimizer.traffic.arm()
+        loss = self.model.loss(self._tokens_BS, self._targets_BS, self._weights_BS)
+        loss.backward()
+        self.optimizer.step(1e-4)
+        return loss.item()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        self.step()
+        yield
         self.optimizer.traffic.finish()
-        return loss
 
     def _decide(self, workload: Workload) -> Decision:
         hides = self._hides in ("tensor", "both")
@@ -126,8 +129,8 @@ class BareSteps(ZeroSteps):
         return Decision.blocking()
 
 
-class ExchangeOf:
-    """The transfers of a turn over some axes, in their order and sizes, with no compute between."""
+class ExchangeOf(Contestant):
+    """The transfers of a step over some axes, in their order and sizes, with no compute between."""
 
     uses_all_ranks = True
     has_loss = False
@@ -209,8 +212,12 @@ def _rounds(workload: Workload, dp: int, num_rounds: int) -> tuple[Rounds, list[
     tp = workload.num_ranks
     runtime = start_cpu(tp, dp, workload.shape.num_kv_heads)
     forms = [ZeroSteps(hides, dp, runtime) for hides in forms_of(tp)]
+    bare = BareSteps(workload, dp)
     exchanges = [ExchangeOf([axis], dp, runtime) for axis in axes_of(tp)]
-    contestants: list[Contestant] = [BareSteps(workload, dp), *exchanges, *forms]
+    if tp > 1:
+        exchanges.append(ExchangeOf(axes_of(tp), dp, runtime))
+    beside = Beside(bare, exchanges[-1])
+    contestants: list[Contestant] = [bare, *exchanges, beside, *forms]
     rounds = run_rounds(contestants, workload, num_rounds)
     decision = forms[-1].decision
     assert decision is not None

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ndtrain.bench.rounds import Rounds, Spread, ratio_of_rounds
-from ndtrain.bench.zero import STEPS_IN_A_TURN, ZeroMeasurement, axes_of
+from ndtrain.bench.zero import ZeroMeasurement, axes_of
 
 
 def as_text(measurement: ZeroMeasurement) -> str:
@@ -12,16 +12,16 @@ def as_text(measurement: ZeroMeasurement) -> str:
     link = "the link as it is" if measurement.megabits is None else f"{measurement.megabits} Mbit/s"
     num_rounds = len(next(iter(rounds.step_ms.values())))
     lines = [
-        f"{STEPS_IN_A_TURN} optimizer steps on {tp} tensor x {measurement.dp} data ranks"
+        f"an optimizer step on {tp} tensor x {measurement.dp} data ranks"
         f" x {measurement.num_threads} threads, {workload.dtype}, {link}, {num_rounds} rounds",
         "",
-        f"{'':<16} {'median ms':>9}   {'x bare':>7} {'quartiles':>15}",
+        f"{'':<22} {'median ms':>9}   {'x bare':>7} {'quartiles':>15}",
     ]
     for name, step_ms in rounds.step_ms.items():
         over_bare = ratio_of_rounds(rounds, (name,), "bare")
         quartiles = f"{over_bare.low:.3f} - {over_bare.high:.3f}"
         median_ms = Spread.of(step_ms).median
-        lines.append(f"{name:<16} {median_ms:>9.1f}   {over_bare.median:>7.3f} {quartiles:>15}")
+        lines.append(f"{name:<22} {median_ms:>9.1f}   {over_bare.median:>7.3f} {quartiles:>15}")
     lines.append("")
     for axis in axes_of(tp):
         lines.append(f"overlap efficiency of the {axis} axis: {axis_efficiency(rounds, axis):.2f}")
@@ -36,7 +36,6 @@ def as_json(measurement: ZeroMeasurement) -> dict[str, Any]:
         "workload": asdict(measurement.workload),
         "tp": tp,
         "dp": measurement.dp,
-        "steps_in_a_turn": STEPS_IN_A_TURN,
         "link_mbits": measurement.megabits,
         "num_threads": measurement.num_threads,
         "step_ms": rounds.step_ms,

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ndtrain.parallel.layer_timeline import Part
     from ndtrain.parallel.step_timeline import BucketLayout
 
-MODES = ("auto", "off", "serial", "bulk", "chunk", "ring")
-FORMS = ("off", "bulk", "chunk", "ring")
+MODES = ("auto", "off", "serial", "bulk", "chunk", "ring", "ring2")
+FORMS = ("off", "bulk", "chunk", "ring", "ring2")
 
 
 @click.group()

@@ -217,7 +217,7 @@ def _traced(config: Config, world_size: int | None) -> Iterator[Problem]:
     if config.parallel.tp > 1 and config.overlap.mode in ("auto", "serial"):
         what = f"overlap.mode={config.overlap.mode} measures or orders what runs, which xla hides"
         keys = ("overlap.mode", "runtime.device")
-        yield Problem(what, keys, "legal on xla: off, bulk, chunk, ring")
+        yield Problem(what, keys, "legal on xla: off, bulk, chunk, ring, ring2")
     if config.train.recompute != "none":
         what = f"train.recompute={config.train.recompute} on xla: its compiler merges what is equal"
         yield Problem(what, ("train.recompute", "runtime.device"), "legal on xla: none")

@@ -150,15 +150,15 @@ class Train(Section):
     """Save and stop after so many minutes, to be started again. null: no limit."""
 
 
-OperationMode = Literal["off", "bulk", "chunk", "ring"]
+OperationMode = Literal["off", "bulk", "chunk", "ring", "ring2"]
 
 
 class Overlap(Section):
     """How communication hides behind compute. It changes time, never numbers beyond rounding."""
 
-    mode: Literal["auto", "off", "serial", "bulk", "chunk", "ring"] = "auto"
+    mode: Literal["auto", "off", "serial", "bulk", "chunk", "ring", "ring2"] = "auto"
     """auto: what is predicted to be fastest, for each operation; serial: auto's plan, one node at a
-    time; off: blocking collectives; bulk, chunk, ring: this form everywhere."""
+    time; off: blocking collectives; bulk, chunk, ring, ring2: this form everywhere."""
     qkv: OperationMode | None = None
     """Form of the q|k|v projection. null: as `mode`; likewise below."""
     o: OperationMode | None = None
@@ -168,7 +168,7 @@ class Overlap(Section):
     down: OperationMode | None = None
     """Form of the down projection."""
     head: OperationMode | None = None
-    """Form of the output head; its ring is `chunk`: all ranks need the same tokens at a time."""
+    """Form of the output head; its rings are `chunk`: all ranks need the same tokens at a time."""
     replan: bool = False
     """Decide again although the run directory holds a plan; numbers may then round differently."""
     max_extra_megabytes: float | None = Field(None, ge=0)

@@ -7,8 +7,10 @@
 
 Modes. off: one collective, then one product. bulk: independent work fills the wait. ring: own chunk
 first, the next chunk hops from neighbour to neighbour while this one multiplies (Wang et al. 2023,
-doi:10.1145/3567955.3567959). chunk: sub-chunks of the ordinary collective, for backends without
-send and receive. Only the operations know the rank: the graph is the same on all.
+doi:10.1145/3567955.3567959). ring2: the same with each chunk in two halves, which travel on their
+own: on two ranks a transfer then hides behind three quarters of the product instead of a half.
+chunk: sub-chunks of the ordinary collective, for backends without send and receive. Only the
+operations know the rank: the graph is the same on all.
 """
 
 from typing import Literal
@@ -28,16 +30,18 @@ from ndtrain.overlap.operations import (
 )
 from ndtrain.overlap.schedule import Schedule, ScheduleBuilder, Stream
 
-Mode = Literal["off", "bulk", "chunk", "ring"]
-MODES: tuple[Mode, ...] = ("off", "bulk", "chunk", "ring")
+Mode = Literal["off", "bulk", "chunk", "ring", "ring2"]
+MODES: tuple[Mode, ...] = ("off", "bulk", "chunk", "ring", "ring2")
 NUM_CHUNKS = 2  # of a shard in `chunk`: enough to start early, large enough for the products
+HALVES: dict[Mode, int] = {"ring": 1, "ring2": 2}  # of a shard that travel on their own
+DIVIDES: tuple[Mode, ...] = ("chunk", "ring2")  # forms that need an even number of rows in a shard
 
 
 def gather_matmul(name: str, size: int, rank: int, mode: Mode) -> Schedule:
     """(x [S/t, B, in], weight [out, in]) -> y [S, B, out]."""
     graph = ScheduleBuilder(name, ("x", "weight"))
-    if mode == "ring":
-        hops = _Hops(graph, "x", size, rank)
+    if mode in HALVES:
+        hops = _Hops(graph, "x", size, rank, HALVES[mode])
         y = hops.product(Linear())
     elif mode == "chunk":
         y = _chunked_product(graph, Linear(), _chunked_gather(graph, "x"), size)
@@ -49,8 +53,8 @@ def gather_matmul(name: str, size: int, rank: int, mode: Mode) -> Schedule:
 def matmul_scatter(name: str, size: int, rank: int, mode: Mode) -> Schedule:
     """(x [S, B, in], weight [out, in]) -> own rows [S/t, B, out] of the sum over the ranks."""
     graph = ScheduleBuilder(name, ("x", "weight"))
-    if mode == "ring":
-        y = _RunningSums(graph, Linear(), "x", size, rank).finish()
+    if mode in HALVES:
+        y = _RunningSums(graph, Linear(), "x", size, rank, HALVES[mode]).finish()
     elif mode == "chunk":
         y = graph.compute("y", _in_order(NUM_CHUNKS), _chunked_scatter(graph, Linear(), "x", size))
     else:
@@ -66,10 +70,10 @@ def column_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
     under the dgrad with only the last hop under the wgrad (ring, chunk).
     """
     graph = ScheduleBuilder(name, ("dy", "x", "weight"))
-    if mode == "ring":
-        hops = _Hops(graph, "x", size, rank)
+    if mode in HALVES:
+        hops = _Hops(graph, "x", size, rank, HALVES[mode])
         hops.start()
-        sums = _RunningSums(graph, InputGradient(), "dy", size, rank)
+        sums = _RunningSums(graph, InputGradient(), "dy", size, rank, HALVES[mode])
         dweight = graph.compute("dweight", WeightGradient(), ("dy", hops.gathered()))
         return graph.finish((sums.finish(), dweight))
     x_full = graph.all_gather("gather", "x")
@@ -95,8 +99,8 @@ def row_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
     The gathered dy serves the dgrad, chunk by chunk, and the wgrad, whole.
     """
     graph = ScheduleBuilder(name, ("dy", "x", "weight"))
-    if mode == "ring":
-        hops = _Hops(graph, "dy", size, rank)
+    if mode in HALVES:
+        hops = _Hops(graph, "dy", size, rank, HALVES[mode])
         dx, dy_full = hops.product(InputGradient()), hops.gathered()
     elif mode == "chunk":
         parts = _chunked_gather(graph, "dy")
@@ -112,28 +116,38 @@ def row_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
 class _Hops:
     """Every rank's shard comes by, half of them from either side of the ring."""
 
-    def __init__(self, graph: ScheduleBuilder, local: str, size: int, rank: int) -> None:
-        self._graph, self._local = graph, local
-        self._values = [local]
-        self._sources = [rank]
+    def __init__(
+        self, graph: ScheduleBuilder, local: str, size: int, rank: int, num_parts: int
+    ) -> None:
+        """num_parts: of a shard; each hops on its own."""
+        self._graph, self._size, self._rank, self._num_parts = graph, size, rank, num_parts
+        self._values: list[str] = []
+        self._blocks: list[int] = []  # the place of each value among all
         self._sides: list[tuple[int, int]] = []  # (shift, distance) of each hop, in order
         for distance in range(1, size // 2 + 1):
             self._sides.append((1, distance))
             if 2 * distance < size:  # of an even ring the opposite rank comes once
                 self._sides.append((-1, distance))
-        self._size, self._rank = size, rank
-        self._latest = {1: local, -1: local}
+        own = [local]
+        if num_parts > 1:
+            own = [
+                graph.compute(f"local_{part}", Rows(part, num_parts), (local,))
+                for part in range(num_parts)
+            ]
+        self._keep(own, rank)
+        self._latest = {1: own, -1: own}
 
     def product(self, operation: Operation) -> str:
         """The product of each shard while the next one is on its way."""
         graph = self._graph
         self._issue(2)
         products = []
-        for index in range(self._size):
+        for index in range(self._size * self._num_parts):
             value = self._values[index]
             products.append(graph.compute(f"product_{index}", operation, (value, "weight")))
-            self._issue(1)
-        return graph.compute("joined_product", Join(tuple(self._sources)), products)
+            if (index + 1) % self._num_parts == 0:
+                self._issue(1)
+        return graph.compute("joined_product", Join(tuple(self._blocks)), products)
 
     def start(self) -> None:
         """All shards on their way; joining them is left for later, where compute would wait."""
@@ -142,16 +156,21 @@ class _Hops:
     def gathered(self) -> str:
         """All shards in rank order."""
         self.start()
-        return self._graph.compute("gathered", Join(tuple(self._sources)), self._values)
+        return self._graph.compute("gathered", Join(tuple(self._blocks)), self._values)
 
     def _issue(self, count: int) -> None:
         for shift, distance in self._sides[:count]:
-            index = len(self._values)
-            moved = self._graph.permute(f"hop_{index}", self._latest[shift], shift, Stream.GATHER)
+            moved = [
+                self._graph.permute(f"hop_{index}", value, shift, Stream.GATHER)
+                for index, value in enumerate(self._latest[shift], len(self._values))
+            ]
             self._latest[shift] = moved
-            self._values.append(moved)
-            self._sources.append((self._rank - shift * distance) % self._size)
+            self._keep(moved, (self._rank - shift * distance) % self._size)
         del self._sides[:count]
+
+    def _keep(self, parts: list[str], source: int) -> None:
+        self._values += parts
+        self._blocks += range(source * self._num_parts, (source + 1) * self._num_parts)
 
 
 class _RunningSums:
@@ -162,28 +181,50 @@ class _RunningSums:
     """
 
     def __init__(
-        self, graph: ScheduleBuilder, operation: Operation, local: str, size: int, rank: int
+        self,
+        graph: ScheduleBuilder,
+        operation: Operation,
+        local: str,
+        size: int,
+        rank: int,
+        num_parts: int,
     ) -> None:
+        """num_parts: of a shard; the sum of each travels on its own."""
         self._graph = graph
-        running, self._part = "", ""
+        count = num_parts if size > 1 else 1
+        arrived, self._own = [""] * count, [""] * count
         for step in range(size):
-            arrived = graph.permute(f"pass_{step}", running, 1, Stream.SCATTER) if step else ""
             owner = (rank - 1 - step) % size
-            rows = graph.compute(f"rows_{step}", Rows(owner, size), (local,))
-            self._part = graph.compute(f"part_{step}", operation, (rows, "weight"))
-            if step == size - 1:
-                self._arrived = arrived
-            elif step:
-                running = graph.compute(f"sum_{step}", AddPartial(), (arrived, self._part))
-            else:
-                running = graph.compute("sum_0", Widen(), (self._part,))
+            for part in range(count):
+                half = "" if count == 1 else f"_{part}"
+                label = f"{step}{half}"
+                rows = Rows(owner * count + part, size * count)
+                read = graph.compute(f"rows_{label}", rows, (local,))
+                own = graph.compute(f"part_{label}", operation, (read, "weight"))
+                if step == size - 1:
+                    self._own[part] = own
+                    continue
+                total = (
+                    graph.compute(f"sum_{label}", AddPartial(), (arrived[part], own))
+                    if step
+                    else graph.compute(f"sum_{label}", Widen(), (own,))
+                )
+                arrived[part] = graph.permute(f"pass_{step + 1}{half}", total, 1, Stream.SCATTER)
+        self._arrived = arrived
 
     def finish(self) -> str:
         """The owner's sum; what was issued in between hides the last hop."""
-        if not self._arrived:  # an axis of one rank
-            return self._part
-        total = self._graph.compute("total", AddPartial(), (self._arrived, self._part))
-        return self._graph.compute("narrowed", Narrow(), (self._part, total))
+        if not self._arrived[0]:  # an axis of one rank
+            return self._own[0]
+        finished = []
+        for part, (arrived, own) in enumerate(zip(self._arrived, self._own, strict=True)):
+            label = "" if len(self._own) == 1 else f"_{part}"
+            total = self._graph.compute(f"total{label}", AddPartial(), (arrived, own))
+            finished.append(self._graph.compute(f"narrowed{label}", Narrow(), (own, total)))
+        return finished[0] if len(finished) == 1 else self._join(finished)
+
+    def _join(self, parts: list[str]) -> str:
+        return self._graph.compute("joined_sums", _in_order(len(parts)), parts)
 
 
 def _chunked_gather(graph: ScheduleBuilder, local: str) -> list[str]:

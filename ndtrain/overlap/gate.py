@@ -19,7 +19,7 @@ import torch
 from ndtrain.config.schema import Overlap
 from ndtrain.core.errors import UserError
 from ndtrain.overlap.candidates import CANDIDATES, Sizes, candidate, meta_inputs
-from ndtrain.overlap.collective_matmul import MODES, NUM_CHUNKS, Mode
+from ndtrain.overlap.collective_matmul import DIVIDES, HALVES, MODES, NUM_CHUNKS, Mode
 from ndtrain.overlap.memory import extra_bytes
 from ndtrain.overlap.modes import Modes, Pass
 from ndtrain.overlap.node_cost import Figures
@@ -128,13 +128,13 @@ def _limit(settings: Overlap) -> float:
 
 
 def _refuse_uneven(operation: str, mode: Mode, sizes: Sizes) -> None:
-    if _possible(operation, mode) == "chunk" and sizes.num_uneven:
+    if _possible(operation, mode) in DIVIDES and sizes.num_uneven:
         unit = sizes.num_ranks * NUM_CHUNKS
         raise UserError(
-            f"overlap of {operation} in sub-chunks needs data.sequence_length to be a multiple of"
-            f" {unit}, and it is {sizes.sequence_length}",
+            f"overlap of {operation} as {_possible(operation, mode)} needs data.sequence_length to"
+            f" be a multiple of {unit}, and it is {sizes.sequence_length}",
             "overlap.mode",
-            "use another sequence_length, or overlap.head=off and a mode other than chunk",
+            f"use another sequence_length, or overlap.head=off and none of {', '.join(DIVIDES)}",
         )
 
 
@@ -148,7 +148,7 @@ def _possible(operation: str, mode: Mode) -> Mode:
     """The head has no ring: all ranks need the logits of the same tokens at a time."""
     if operation != "head":
         return mode
-    return "chunk" if mode in ("chunk", "ring") else "off"
+    return "chunk" if mode in ("chunk", *HALVES) else "off"
 
 
 class _Weighed:
@@ -162,7 +162,7 @@ class _Weighed:
         self._sizes, self._size, self._dtype = sizes, sizes.num_ranks, dtype
         self._inputs = meta_inputs(operation, when, sizes, dtype)
         modes: tuple[Mode, ...] = ("off", "chunk") if operation == "head" else MODES
-        self._modes = [mode for mode in modes if mode != "chunk" or not sizes.num_uneven]
+        self._modes = [mode for mode in modes if mode not in DIVIDES or not sizes.num_uneven]
 
     def follow(self, mode: Mode) -> Choice:
         """The form that was asked for. Raises UserError if it holds too much."""

@@ -4,9 +4,10 @@
     loss, dx, dweight = execute(schedule, (x, weight, targets, weights), runtime, axis)
 
 Sub-chunks of every rank's rows: while one multiplies the next is gathered, and the gradient of the
-one before is reduced. There is no ring: all ranks need the logits of the same tokens at a time,
-because they share three numbers a token (`ops/loss.py`); that exchange blocks, on the compute
-stream. Logits live a chunk at a time, and all gradients are made in forward.
+one before is reduced; that of the last one beside the last product of the weight gradient. There is
+no ring: all ranks need the logits of the same tokens at a time, because they share three numbers a
+token (`ops/loss.py`); that exchange blocks, on the compute stream. Logits live a chunk at a time,
+and all gradients are made in forward.
 
 S/t: own rows of the sequence, B: batch, H: hidden, V: vocabulary rows held here, T: tokens.
 """
@@ -27,12 +28,13 @@ from ndtrain.ops.loss import (
     weighted_loss,
 )
 from ndtrain.ops.norm import wide
-from ndtrain.overlap.collective_matmul import NUM_CHUNKS, Mode
+from ndtrain.overlap.collective_matmul import HALVES, NUM_CHUNKS, Mode
 from ndtrain.overlap.operations import (
     InputGradient,
     Join,
     Linear,
     Narrow,
+    Operation,
     Rows,
     StridedRows,
     WeightGradient,
@@ -55,7 +57,7 @@ class HeadTokens:
     @classmethod
     def of(cls, x_SBH: Tensor, weight_VH: Tensor, num_ranks: int, mode: Mode) -> "HeadTokens":
         """x_SBH: own rows, [S/t, B, H]."""
-        num_parts = NUM_CHUNKS if mode in ("chunk", "ring") else 1
+        num_parts = NUM_CHUNKS if mode in ("chunk", *HALVES) else 1
         assert x_SBH.shape[0] % num_parts == 0, "the gate and its refusals see to it"
         num_tokens = x_SBH.shape[0] * x_SBH.shape[1] * num_ranks
         rows = rows_in_chunk(weight_VH.shape[0], wide(weight_VH.dtype))
@@ -74,6 +76,10 @@ def head_schedule(name: str, tokens: HeadTokens, first_row: int, want_gradients:
     first_row: of the vocabulary, that this rank holds.
     """
     return _Head(name, tokens, first_row, want_gradients).schedule()
+
+
+Product = tuple[str, str, str]
+"""(label of a chunk, its dlogits, its x): the weight gradient of the chunk."""
 
 
 class _Head:
@@ -104,17 +110,27 @@ class _Head:
         targets = graph.compute(f"targets_{part}", rows, ("targets",))
         weights = graph.compute(f"weights_{part}", rows, ("weights",))
         counted = graph.compute(f"counted_{part}", CountedWeights(), (targets, weights, "weight"))
-        dx = [
-            self._chunk(f"{part}_{index}", Tokens(*chunk), x_full, targets, counted)
-            for index, chunk in enumerate(tokens.chunks())
-        ]
-        if not self._want:
+        dx: list[str] = []
+        product = None  # of the weight gradient, which waits until what travels is on its way
+        for index, chunk in enumerate(tokens.chunks()):
+            if product is not None and self._want:
+                self._add_weight_gradient(product)
+            label = f"{part}_{index}"
+            product = self._chunk(label, Tokens(*chunk), x_full, targets, counted)
+            if self._want:
+                dx.append(graph.compute(f"dx_{label}", InputGradient(), (product[1], "weight")))
+        if product is None or not self._want:
             return ""
         whole = graph.compute(f"dx_{part}", StackTokens(), (x_full, *dx))
-        return graph.reduce_scatter(f"scatter_{part}", whole)
+        if tokens.num_parts == 1:  # blocking: nothing is left to compute when it travels
+            self._add_weight_gradient(product)
+            return graph.reduce_scatter(f"scatter_{part}", whole)
+        scattered = graph.reduce_scatter(f"scatter_{part}", whole)
+        self._add_weight_gradient(product)
+        return scattered
 
-    def _chunk(self, label: str, cut: "Tokens", x_full: str, targets: str, weights: str) -> str:
-        """One chunk's loss, and the gradients of what it multiplied."""
+    def _chunk(self, label: str, cut: "Tokens", x_full: str, targets: str, weights: str) -> Product:
+        """One chunk's loss, and what its weight gradient is the product of."""
         graph = self._graph
         x = graph.compute(f"x_{label}", cut, (x_full,))
         target = graph.compute(f"target_{label}", cut, (targets,))
@@ -126,15 +142,19 @@ class _Head:
         before = () if self._loss is None else (self._loss,)
         self._loss = graph.compute(f"loss_{label}", AddLoss(), (combined, weight, *before))
         if not self._want:
-            return ""
+            return label, "", x
         gradient = LogitsGradient(self._first_row)
         dlogits = graph.compute(f"dlogits_{label}", gradient, (logits, target, weight, combined))
+        return label, dlogits, x
+
+    def _add_weight_gradient(self, product: Product) -> None:
+        label, dlogits, x = product
         if self._dweight is None:
-            self._dweight = graph.compute(f"dweight_{label}", WeightGradient(), (dlogits, x))
+            added: Operation = WeightGradient()
+            read: tuple[str, ...] = (dlogits, x)
         else:
-            total = (self._dweight, dlogits, x)
-            self._dweight = graph.compute(f"dweight_{label}", AddWeightGradient(), total)
-        return graph.compute(f"dx_{label}", InputGradient(), (dlogits, "weight"))
+            added, read = AddWeightGradient(), (self._dweight, dlogits, x)
+        self._dweight = self._graph.compute(f"dweight_{label}", added, read)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import get_args
 from torch import Tensor
 
 from ndtrain.core.errors import UserError
-from ndtrain.overlap.collective_matmul import NUM_CHUNKS, Mode
+from ndtrain.overlap.collective_matmul import DIVIDES, NUM_CHUNKS, Mode
 from ndtrain.parallel.linear import column_plan, column_product, row_plan, row_product
 from ndtrain.runtime.runtime import Runtime
 
@@ -26,9 +26,9 @@ def all_gather_matmul(
 ) -> Tensor:
     """x [S/t, B, in] own rows, weight [out/t, in] own rows -> [S, B, out/t], of all rows.
 
-    The gathered x is not kept: backward gathers it again. mode: off, bulk, chunk or ring
-    (`overlap/collective_matmul.py`). name: of its spans in a trace. Raises UserError for shapes
-    that do not fit.
+    The gathered x is not kept: backward gathers it again. mode: one of
+    `overlap/collective_matmul.py`. name: of its spans in a trace. Raises UserError for shapes that
+    do not fit.
     """
     _check(x, weight, mode, name, own_rows=x.shape[0])
     return column_product(x, weight, column_plan(name, runtime, mode, mode))
@@ -64,7 +64,7 @@ def _check(x: Tensor, weight: Tensor, mode: str, name: str, own_rows: int) -> No
             name,
             "x is [rows, batch, in], weight [out, in]",
         )
-    if mode == "chunk" and own_rows % NUM_CHUNKS:
+    if mode in DIVIDES and own_rows % NUM_CHUNKS:
         raise UserError(
             f"{own_rows} rows of a rank cannot be divided into {NUM_CHUNKS} chunks",
             name,

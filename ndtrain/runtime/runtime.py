@@ -14,6 +14,7 @@ import torch
 from ndtrain.core.spans import SpanRecorder
 from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.flight import FlightRecorder
+from ndtrain.runtime.give_way import let_transfers_give_way
 from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.mesh import Mesh
 from ndtrain.runtime.still import StillTransport
@@ -54,6 +55,7 @@ def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
         mesh = Mesh.place(0, 1, 1)
         return Runtime(torch.device("cpu"), mesh, main, {**streams, **copies}, streams, spans)
     mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
+    let_transfers_give_way()
     lanes = {lane: Collectives(GlooTransport(lane), spans) for lane in ("gather", "scatter")}
     background = {lane: BackgroundStream(lane, own) for lane, own in lanes.items()} | copies
     flights = {lane: own.flight for lane, own in {"main": main, **lanes}.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from ndtrain.bench.contestant import Contestant
 from ndtrain.bench.rounds import Rounds, Spread, ratio_of_rounds, run_rounds
 from ndtrain.bench.workload import DEFAULT, Workload
 
@@ -20,7 +21,7 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-class Scripted:
+class Scripted(Contestant):
     uses_all_ranks = True
 
     def __init__(self, name: str, log: list[str], loss: float | None) -> None:

@@ -85,6 +85,7 @@ def test_a_tiny_shape_in_every_form(tp: int) -> None:
     found = json.loads(done.stdout)
     assert (found["tp"], found["dp"]) == (tp, 2)
     exchanges = [f"exchange {axis}" for axis in axes_of(tp)]
+    exchanges += ["exchange tensor + data", "beside"] if tp > 1 else ["beside"]
     forms = [f"hides {form}" for form in forms_of(tp)]
     assert found["step_ms"].keys() == {"bare", *exchanges, *forms}
     losses = [found["losses"][form] for form in forms]

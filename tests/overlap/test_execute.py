@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ndtrain.ops.norm import wide
-from ndtrain.overlap.collective_matmul import MODES, Mode
+from ndtrain.overlap.collective_matmul import HALVES, MODES, Mode
 from ndtrain.overlap.execute import execute
 from ndtrain.runtime.runtime import start_cpu
 from tests.overlap.cases import (
@@ -124,7 +124,7 @@ def test_only_a_ring_of_sums_differs_from_blocking_and_by_a_function_of_the_rank
         ours, blocking = runs[operation, mode, False].outputs, runs[operation, "off", False].outputs
         parts = sizes_of_parts(operation, size, rank, dtype)
         for index, (y, expected) in enumerate(zip(ours, blocking, strict=True)):
-            if mode != "ring" or SUMMED.get(operation) != index:
+            if mode not in HALVES or SUMMED.get(operation) != index:
                 assert torch.equal(y, expected)
                 continue
             bound = 2 * (size - 1) * roundoff(wide(dtype)) * parts[index]
@@ -135,7 +135,7 @@ def test_only_a_ring_of_sums_differs_from_blocking_and_by_a_function_of_the_rank
 
 def moved(operation: str, mode: Mode, size: int, dtype: torch.dtype) -> dict[str, int]:
     """The least that each rank has to send: t - 1 shards; of partial sums in the wide dtype."""
-    sums = wide(dtype) if mode == "ring" else dtype
+    sums = wide(dtype) if mode in HALVES else dtype
     shard = SEQUENCE // size * BATCH
     gathered = {"gather_matmul": IN, "column_backward": IN, "row_backward": OUT}.get(operation, 0)
     scattered = {"matmul_scatter": OUT, "column_backward": IN}.get(operation, 0)
@@ -154,7 +154,7 @@ def test_no_mode_sends_more_than_it_must(operation, mode, size, dtype):
         num_bytes = runs[operation, mode, False].num_bytes
         assert {stream: num_bytes[stream] for stream in expected} == expected
         assert num_bytes.keys() <= {"compute", "gather", "scatter"}
-        if mode == "ring" and dtype == wide(dtype):
+        if mode in HALVES and dtype == wide(dtype):
             assert num_bytes == runs[operation, "off", False].num_bytes
 
 

@@ -8,6 +8,7 @@ import torch
 from ndtrain.config.schema import Overlap
 from ndtrain.core.errors import UserError
 from ndtrain.overlap.candidates import Sizes
+from ndtrain.overlap.collective_matmul import MODES
 from ndtrain.overlap.gate import MARGIN, Choice, Decision, decide, needs_figures
 from ndtrain.overlap.modes import OPERATIONS
 from ndtrain.overlap.node_cost import Figures
@@ -54,7 +55,7 @@ def test_overheads_that_exceed_the_gain_leave_it_blocking() -> None:
     assert "chunk" not in modes_of(decision)
 
 
-@pytest.mark.parametrize("mode", ["off", "bulk", "chunk", "ring"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_fixed_mode_is_followed_without_figures(mode: str) -> None:
     settings = Overlap(mode=mode, o="off")  # type: ignore[arg-type]
     assert not needs_figures(settings)
@@ -65,7 +66,7 @@ def test_a_fixed_mode_is_followed_without_figures(mode: str) -> None:
         elif choice.operation != "head":
             assert choice.mode == mode
     head = next(c.mode for c in decision.choices if c.operation == "head")
-    assert head == ("chunk" if mode in ("chunk", "ring") else "off")
+    assert head == ("chunk" if mode in ("chunk", "ring", "ring2") else "off")
 
 
 def test_serial_is_the_plan_of_auto_one_node_at_a_time() -> None:
@@ -94,9 +95,10 @@ def test_a_decision_survives_json() -> None:
 def test_shards_of_an_odd_number_of_rows_are_never_cut_in_sub_chunks() -> None:
     odd = replace(SIZES, sequence_length=1026)
     decision = decide(Overlap(), odd, figures(125e6), torch.float32)
-    assert "chunk" not in modes_of(decision)
-    with pytest.raises(UserError, match="multiple of 4"):
-        decide(Overlap(mode="chunk"), odd, None, torch.float32)
+    assert modes_of(decision).isdisjoint({"chunk", "ring2"})
+    for mode in ("chunk", "ring2"):
+        with pytest.raises(UserError, match=f"as {mode} needs .* multiple of 4"):
+            decide(Overlap(mode=mode), odd, None, torch.float32)  # type: ignore[arg-type]
 
 
 def choice_of(decision: Decision, operation: str, when: str) -> Choice:

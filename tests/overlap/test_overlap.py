@@ -22,7 +22,7 @@ SIZE, RANK = 4, 1
 LONG_S = 60.0  # until the test is taken for failed
 SHORT_S = 0.05  # what cannot happen does not happen later either
 OVERLAPPED = [
-    *[(operation, mode) for operation in OPERATIONS for mode in ("chunk", "ring")],
+    *[(operation, mode) for operation in OPERATIONS for mode in ("chunk", "ring", "ring2")],
     ("column_backward", "bulk"),
     ("head", "chunk"),
     ("buckets", "bulk"),
@@ -82,7 +82,7 @@ def test_a_blocking_communication_fails_the_handshake(operation, mode):
 
 @pytest.mark.parametrize(("operation", "mode"), EVERY_SCHEDULE)
 def test_which_communications_have_a_product_beside_them(operation, mode):
-    """All of a ring; in chunks all but the first gather or the last scatter; blocking none."""
+    """All of both rings; in chunks all but the first gather or the last scatter; blocking none."""
     schedule = build(operation, mode, SIZE, RANK)
     products = {
         node.name
@@ -102,6 +102,7 @@ def test_which_communications_have_a_product_beside_them(operation, mode):
             "row_backward": {"gather_0"},
         }[operation],
         "ring": set(),
+        "ring2": set(),
     }[mode]
     assert moving - hidden == bare
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ndtrain.overlap.collective_matmul import MODES
 from ndtrain.overlap.modes import Modes
 from ndtrain.overlap.timeline import Figures
 from ndtrain.parallel.layer_schedules import layer_problems
@@ -52,7 +53,7 @@ def test_full_recompute_runs_all_but_the_last_product_again():
     assert names == [f"{name} again" for name in FORWARD[:-2]] + FORWARD[::-1]
 
 
-@pytest.mark.parametrize("mode", ["off", "bulk", "chunk", "ring"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_layer_sends_its_shards_and_nothing_else(mode):
     """t - 1 shards of the residual stream per gather and scatter: 4 forward, 6 backward."""
     shard = SEQUENCE // TP * BATCH * SHAPE.hidden_size * 4
@@ -91,7 +92,7 @@ def test_the_panel_names_its_parts_where_they_are():
     assert {span.name for span in drawn.timeline.spans} >= {"core", "qkv.hop_1", "down.pass_1"}
 
 
-@pytest.mark.parametrize("mode", ["off", "bulk", "chunk", "ring"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_all_schedules_of_a_layer_are_right(tp, mode):
     problems = layer_problems(SHAPE, SEQUENCE, BATCH, tp, mode, torch.bfloat16)
