@@ -120,17 +120,37 @@ class Busy:
         return self._before[last] - self._before[first] - cut
 
 
+class Alone:
+    """How long each kind of compute takes with no communication beside it: the median of a few."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, deque[int]] = {}
+
+    def learn(self, compute: Sequence[Span], communicating: Busy) -> None:
+        for span in compute:
+            if communicating.covered_ns(span.start_ns, span.stop_ns) == 0:
+                kept = self._kept.setdefault(_kind(span.name), deque(maxlen=_KEPT_ALONE))
+                kept.append(span.stop_ns - span.start_ns)
+
+    def of(self, span: Span, communicating: Busy) -> float | None:
+        """Nanoseconds of a span that had communication beside it; None: it had none, or unknown."""
+        kept = self._kept.get(_kind(span.name))
+        if kept is None or not communicating.covered_ns(span.start_ns, span.stop_ns):
+            return None
+        return median(kept)
+
+
 class Tallying:
     """Tallies of one rank's steps."""
 
     def __init__(self) -> None:
-        self._alone: dict[str, deque[int]] = {}
+        self._alone = Alone()
 
     def step(self, spans: Sequence[Span]) -> Tallies:
         compute = [span for span in spans if span.track == COMPUTE_TRACK]
         moving = [span for span in spans if span.track in COMMUNICATION_TRACKS]
         computing, communicating = Busy(compute), Busy(moving)
-        self._learn(compute, communicating)
+        self._alone.learn(compute, communicating)
         by_operation: dict[str, tuple[list[Span], list[Span]]] = {
             operation: ([], []) for operation in OPERATIONS
         }
@@ -144,21 +164,15 @@ class Tallying:
         tallies[STEP] = self._tally(compute, moving, computing, communicating)
         return tallies
 
-    def _learn(self, compute: Sequence[Span], communicating: Busy) -> None:
-        for span in compute:
-            if communicating.covered_ns(span.start_ns, span.stop_ns) == 0:
-                kept = self._alone.setdefault(_kind(span.name), deque(maxlen=_KEPT_ALONE))
-                kept.append(span.stop_ns - span.start_ns)
-
     def _tally(
         self, compute: Sequence[Span], moving: Sequence[Span], computing: Busy, communicating: Busy
     ) -> Tally:
         beside_ns, alone_ns = 0.0, 0.0
         for span in compute:
-            kind = _kind(span.name)
-            if communicating.covered_ns(span.start_ns, span.stop_ns) and kind in self._alone:
+            own_ns = self._alone.of(span, communicating)
+            if own_ns is not None:
                 beside_ns += span.stop_ns - span.start_ns
-                alone_ns += median(self._alone[kind])
+                alone_ns += own_ns
         intervals = union((span.start_ns, span.stop_ns) for span in moving)
         comm_ns = sum(stop - start for start, stop in intervals)
         hidden_ns = sum(computing.covered_ns(*interval) for interval in intervals)

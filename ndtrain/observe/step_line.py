@@ -1,7 +1,9 @@
 """The one line of a step, from a record of metrics: what is unknown is left out, never faked.
 
 step 120/1000 | loss 3.2145 | grad 0.81 | lr 2.9e-04 | 41.2k tok/s (5.15k/dev) | mfu 38.4% |
-812 ms | comm 96.0 ms (91% hidden) | mem 61.3 GiB 64% | eta 00:11:54
+812 ms | comm 96.0 ms (91% hidden, compute x1.04) | mem 61.3 GiB 64% | eta 00:11:54
+
+compute x1.04: what ran beside communication took so much longer than it takes alone.
 """
 
 from collections.abc import Callable
@@ -59,8 +61,10 @@ def _communication(record: Record) -> str | None:
     comm_ms, overlap_pct = record.get("comm_ms"), record.get("overlap_pct")
     if comm_ms is None:
         return None
-    hidden = f" ({overlap_pct:.0f}% hidden)" if overlap_pct is not None else ""
-    return f"comm {_three_digits(comm_ms)} ms{hidden}"
+    slowdown = record.get("overlap", {}).get("step", {}).get("compute_slowdown")
+    notes = [f"{overlap_pct:.0f}% hidden"] if overlap_pct is not None else []
+    notes += [f"compute x{slowdown:.2f}"] if slowdown is not None else []
+    return f"comm {_three_digits(comm_ms)} ms" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _memory(record: Record) -> str | None:

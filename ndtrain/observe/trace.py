@@ -7,20 +7,21 @@ Format: Trace Event Format, JSON object form; complete events ("X", microseconds
 ("M"); a process is a rank, a thread is a track. Clocks of ranks differ by an unknown constant, so
 `origin_ns` is what this rank's `time.perf_counter_ns` read as it left a barrier that all ranks
 passed together: times count from there, and ranks agree to within the barrier's own skew.
-A transfer's `args` say its bytes, rate, operation, and how long nothing computed beside it.
+A transfer's `args` say its bytes, rate, operation, and how long nothing computed beside it; those
+of compute with a transfer beside it, how many times longer it took than its kind does alone.
 `otherData` has the wall clock at the origin, by which other programs' times can be placed.
 """
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ndtrain.core.atomic import write_text
 from ndtrain.core.spans import Span
 from ndtrain.observe.metrics import COMMUNICATION_TRACKS, COMPUTE_TRACK
-from ndtrain.observe.overlap_figures import Busy, operation_of
+from ndtrain.observe.overlap_figures import Alone, Busy, operation_of
 
 Event = dict[str, Any]
 
@@ -61,14 +62,14 @@ def trace_events(spans: Iterable[Span], rank: int, origin_ns: int) -> list[Event
         metadata("process_sort_index", rank, 0, sort_index=rank),
     ]
     complete: list[Event] = []
-    computing = Busy(by_track.get(COMPUTE_TRACK, []))
+    beside = _Beside(by_track)
     for index, track in enumerate(tracks):
         for lane, lane_spans in enumerate(lanes(by_track[track])):
             thread = index * LANES_PER_TRACK + lane
             name = track if lane == 0 else f"{track} {lane + 1}"
             named.append(metadata("thread_name", rank, thread, name=name))
             named.append(metadata("thread_sort_index", rank, thread, sort_index=thread))
-            complete += [_complete(span, rank, thread, origin_ns, computing) for span in lane_spans]
+            complete += [_complete(span, rank, thread, origin_ns, beside) for span in lane_spans]
     return named + sorted(complete, key=_by_start)
 
 
@@ -102,7 +103,29 @@ def lanes(spans: Iterable[_Interval]) -> list[list[_Interval]]:
     return dealt
 
 
-def _complete(span: Span, rank: int, thread: int, origin_ns: int, computing: Busy) -> Event:
+class _Beside:
+    """What compute and communication did to each other."""
+
+    def __init__(self, by_track: Mapping[str, Sequence[Span]]) -> None:
+        compute = by_track.get(COMPUTE_TRACK, [])
+        moving = [span for track in COMMUNICATION_TRACKS for span in by_track.get(track, [])]
+        self._computing, self._communicating = Busy(compute), Busy(moving)
+        self._alone = Alone()
+        self._alone.learn(compute, self._communicating)
+
+    def arguments(self, span: Span) -> dict[str, Any]:
+        duration_ns = span.stop_ns - span.start_ns
+        if span.track in COMMUNICATION_TRACKS:
+            exposed_ns = duration_ns - self._computing.covered_ns(span.start_ns, span.stop_ns)
+            operation = operation_of(span.name, span.track)
+            return {"operation": operation, "exposed_us": exposed_ns / 1e3}
+        if span.track == COMPUTE_TRACK:
+            alone_ns = self._alone.of(span, self._communicating)
+            return {"slowdown": round(duration_ns / alone_ns, 3)} if alone_ns else {}
+        return {}
+
+
+def _complete(span: Span, rank: int, thread: int, origin_ns: int, beside: _Beside) -> Event:
     duration_ns = span.stop_ns - span.start_ns
     event: Event = {
         "name": span.name,
@@ -117,10 +140,9 @@ def _complete(span: Span, rank: int, thread: int, origin_ns: int, computing: Bus
         # Bytes a nanosecond are gigabytes a second.
         rate = {"GB/s": round(span.num_bytes / duration_ns, 3)} if duration_ns else {}
         event["args"] = {"bytes": span.num_bytes, **rate}
-    if span.track in COMMUNICATION_TRACKS:
-        exposed_ns = duration_ns - computing.covered_ns(span.start_ns, span.stop_ns)
-        operation = operation_of(span.name, span.track)
-        event.setdefault("args", {}).update(operation=operation, exposed_us=exposed_ns / 1e3)
+    arguments = beside.arguments(span)
+    if arguments:
+        event.setdefault("args", {}).update(arguments)
     return event
 
 

@@ -30,14 +30,19 @@ def head_problems(
     mode: HeadMode,
     dtype: torch.dtype,
 ) -> list[str]:
-    """Of the graphs, on all ranks, and of the shapes. batch_size: rows of a micro-batch."""
+    """Of the graphs, on all ranks, and of the shapes. batch_size: rows of a micro-batch.
+
+    With and without gradients: evaluation runs the second.
+    """
     own_rows = sequence_length // tp
     if mode == "chunk" and own_rows % NUM_CHUNKS:
         return [f"every rank: {own_rows} rows cannot be divided into {NUM_CHUNKS} sub-chunks"]
     x = torch.empty(own_rows, batch_size, shape.hidden_size, dtype=dtype, device="meta")
     heads = [_head(shape, tp, rank, mode, dtype) for rank in range(tp)]
-    schedules = [head.schedule(x, want_gradients=True) for head in heads]
-    problems = verify(lambda rank: schedules[rank], tp)
+    problems = []
+    for want in (True, False):
+        schedules = [head.schedule(x, want_gradients=want) for head in heads]
+        problems += verify(schedules.__getitem__, tp)
     return problems or _wrong_shapes(heads[0], x, sequence_length)
 
 

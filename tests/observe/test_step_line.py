@@ -32,6 +32,13 @@ def test_every_field() -> None:
     )
 
 
+def test_compute_that_communication_slows_down_says_so() -> None:
+    record = FULL | {"overlap": {"step": {"compute_slowdown": 1.042}, "qkv": {}}}
+    assert " | comm 96.0 ms (91% hidden, compute x1.04) | " in step_line(record, num_steps=1000)
+    unknown = FULL | {"overlap": {"step": {"compute_slowdown": None}}}
+    assert step_line(unknown, num_steps=1000) == step_line(FULL, num_steps=1000)
+
+
 def test_unknown_fields_are_left_out() -> None:
     record = {"step": 1, "loss": 8.3, "mfu": None, "memory_gib": None, "comm_ms": None}
     assert step_line(record, num_steps=20) == "step 1/20 | loss 8.3000"

@@ -71,6 +71,20 @@ def test_a_written_trace_is_valid_and_complete(tmp_path: Path) -> None:
     assert {event["pid"] for event in trace["traceEvents"]} == {3}
 
 
+def test_compute_beside_a_transfer_says_how_much_longer_it_took() -> None:
+    spans = [
+        span("layers.0.qkv.product_0", "compute", 0, 12),
+        span("layers.0.qkv.hop_1", "gather", 2, 14),
+        span("layers.0.qkv.product_1", "compute", 14, 24),
+        span("layers.0.o.product", "compute", 30, 40),
+        span("layers.0.o.scatter", "scatter", 30, 35),
+    ]
+    complete = {e["name"]: e for e in trace_events(spans, 0, ORIGIN) if e["ph"] == "X"}
+    assert complete["layers.0.qkv.product_0"]["args"] == {"slowdown": 1.2}
+    assert "args" not in complete["layers.0.qkv.product_1"]  # it ran alone
+    assert "args" not in complete["layers.0.o.product"]  # its kind never did
+
+
 def test_compute_and_communication_have_their_own_named_tracks() -> None:
     events = trace_events(STEP, rank=0, origin_ns=ORIGIN)
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}

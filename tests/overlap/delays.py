@@ -7,7 +7,7 @@ completion differ. A delay is some milliseconds, a chunk of these shapes takes m
 import dataclasses
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,34 +48,46 @@ class Late:
         return self.pending[name]
 
 
-def late_runtime(
-    runtime: Runtime, seed: int, delay_s: float = DELAY_S, only: str | None = None
-) -> Watched:
-    """only: the one lane that is late; None: all."""
-    source = random.Random(f"{seed} {runtime.mesh.world.rank}")
+class Delays:
+    """Who is late, and how much, under a seed; another may begin at any time."""
 
-    def sleep() -> None:
-        time.sleep(source.uniform(0.3, 1) * delay_s)
+    def __init__(self, rank: int, seed: int, delay_s: float = DELAY_S) -> None:
+        self._rank, self._delay_s = rank, delay_s
+        self.begin(seed)
+
+    def begin(self, seed: int) -> None:
+        self._seed, self._source = seed, random.Random(f"{seed} {self._rank}")
+
+    def communication(self) -> None:
+        if self._seed % 3 != COMPUTE_ALONE:
+            self._sleep()
+
+    def compute(self, streams: Mapping[str, Late]) -> None:
+        if self._seed % 3 == COMPUTE_ALONE:  # as late as it takes, however slow the machine is
+            _await_all(streams)
+        elif self._seed % 3 != COMMUNICATION_ALONE:
+            self._sleep()
+
+    def _sleep(self) -> None:
+        time.sleep(self._source.uniform(0.3, 1) * self._delay_s)
+
+
+def late_runtime(runtime: Runtime, delays: Delays, only: str | None = None) -> Watched:
+    """only: the one lane that is late; None: all."""
 
     def nothing() -> None: ...
 
-    communication = nothing if seed % 3 == COMPUTE_ALONE else sleep
     streams = {
-        lane: Late(stream, communication if only in (None, lane) else nothing)
+        lane: Late(stream, delays.communication if only in (None, lane) else nothing)
         for lane, stream in runtime.streams.items()
     }
-
-    def compute(name: str) -> None:
-        if seed % 3 == COMPUTE_ALONE:  # as late as it takes, however slow the machine is
-            _await_all(streams)
-        elif seed % 3 != COMMUNICATION_ALONE:
-            sleep()
-
     fields = {f.name: getattr(runtime, f.name) for f in dataclasses.fields(Runtime)}
-    return Watched(**(fields | {"streams": streams}), before_compute=compute)
+    return Watched(
+        **(fields | {"streams": streams}), before_compute=lambda name: delays.compute(streams)
+    )
 
 
-def _await_all(streams: dict[str, Late]) -> None:
+def _await_all(streams: Mapping[str, Late]) -> None:
     """Until all that was submitted is done, or for a second."""
     deadline = time.monotonic() + 1
     for stream in streams.values():
@@ -90,7 +102,11 @@ class Delayed(NamedTuple):
 
 
 def run_delayed(
-    rank: int, size: int, seeds: list[int], schedules: list[tuple[str, Mode]]
+    rank: int,
+    size: int,
+    seeds: list[int],
+    schedules: list[tuple[str, Mode]],
+    delay_s: float = DELAY_S,
 ) -> dict[tuple[str, Mode], Delayed]:
     """Each of the schedules under every seed."""
     runtime = start_cpu(size, 1, num_kv_heads=size)
@@ -100,7 +116,7 @@ def run_delayed(
         expected = _serial(schedule, operation, runtime)
         delayed = Delayed(0, set())
         for seed in seeds:
-            late = late_runtime(runtime, seed)
+            late = late_runtime(runtime, Delays(rank, seed, delay_s))
             outputs = _run(schedule, operation, late)
             spans = sorted(runtime.spans.drain(), key=lambda span: span.stop_ns)
             order = tuple(span.name.split(".")[1] for span in spans)
@@ -150,12 +166,12 @@ def run_mutants(rank: int, size: int, edges: list[Edge], seeds: list[int]) -> di
         schedule = build(operation, mode, size, rank)
         expected = _serial(schedule, operation, runtime)
         lane = next(node.stream for node in schedule.nodes if node.name == name)
-        late = late_runtime(runtime, seed=0)
+        late = late_runtime(runtime, Delays(rank, seed=0))
         _run(schedule, operation, late)
         finished = _pending(late, f"{operation}.{name}")[f"{operation}.{name}"].wait()
         caught[edge] = False
         for seed in seeds:
-            late = late_runtime(runtime, seed, LONG_DELAY_S, lane)
+            late = late_runtime(runtime, Delays(rank, seed, LONG_DELAY_S), lane)
             pending: dict[str, Pending] = {}
             for stream in late.streams.values():
                 assert isinstance(stream, Late)

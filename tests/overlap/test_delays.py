@@ -8,13 +8,15 @@ from ndtrain.overlap.operations import Join
 from ndtrain.overlap.order import Order
 from ndtrain.overlap.schedule import Compute, Schedule
 from ndtrain.overlap.verify import verify_rank
-from tests.overlap.cases import ALL_SCHEDULES, EVERY_SCHEDULE, build
+from tests.overlap.cases import ALL_SCHEDULES, build
 from tests.overlap.delays import Delayed, Edge, run_delayed, run_mutants
 from tests.overlap.random_schedules import with_nodes
 from tests.rank_pool import ranks
 
 SEEDS = list(range(9))
 MANY_SEEDS = list(range(100))
+# Of so many seeds some show another order, also where a machine is as slow as the delays are long.
+SHORT_DELAY_S = 0.001
 
 
 @functools.cache
@@ -52,8 +54,8 @@ def test_under_delays_orders_differ_and_bits_do_not(operation, mode, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_under_a_hundred_seeds_of_delays_bits_do_not_differ(size):
-    results = ranks(size).run(run_delayed, size, MANY_SEEDS, EVERY_SCHEDULE)
-    for operation, mode in EVERY_SCHEDULE:
+    results = ranks(size).run(run_delayed, size, MANY_SEEDS, ALL_SCHEDULES, SHORT_DELAY_S)
+    for operation, mode in ALL_SCHEDULES:
         check(results, size, operation, mode)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ndtrain.config.schema import Optim
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.models.qwen3.shape import Shape
+from ndtrain.overlap.modes import BLOCKING, Modes
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.recompute import recompute
@@ -41,11 +42,14 @@ def start(
     dtype: torch.dtype = torch.float32,
     mode: str = "none",
     in_background: bool = False,
+    modes: Modes = BLOCKING,
+    runtime: Runtime | None = None,
 ) -> tuple[Runtime, Qwen3, ShardedAdamW, dict[str, Shard]]:
-    runtime = start_cpu(tp, dp, shape.num_kv_heads)
+    """runtime: None starts one."""
+    runtime = runtime or start_cpu(tp, dp, shape.num_kv_heads)
     with torch.device("meta"):
         model = Qwen3(shape)
-    shards = parallelize(model, runtime)
+    shards = parallelize(model, runtime, modes)
     source = RandomWeights(shape, seed=3)
     bucket_bytes = 20_000  # several buckets, one layer in two of them
     optimizer = ShardedAdamW(

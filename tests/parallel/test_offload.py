@@ -5,6 +5,7 @@ Beside is proved by events: a copy that ends only after a later product has begu
 
 import gc
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -18,7 +19,7 @@ from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.offload import offload_activations
 from ndtrain.parallel.recompute import recompute
 from ndtrain.runtime.runtime import Runtime
-from ndtrain.runtime.streams import StreamError
+from ndtrain.runtime.streams import Pending, StreamError
 from tests.overlap.lone import Blocking, Told, do_nothing, lone
 from tests.parallel.small import SHAPE, batch, loss_of, start
 from tests.rank_pool import ranks
@@ -141,6 +142,52 @@ def test_copies_run_while_the_next_block_computes(moved: str, computed: str) -> 
 def test_blocking_copies_fail_the_handshake(moved: str, computed: str) -> None:
     with pytest.raises(StreamError, match=f"{moved} failed: no compute beside it"):
         shake_hands(moved, computed, SHORT_S, Blocking)
+
+
+class Hasty:
+    """What lies in the memory of a tensor that nobody waited for: NaN until it has arrived."""
+
+    def __init__(self, away: offload.Away, returning: Pending) -> None:
+        self._away, self._returning = away, returning
+
+    def wait(self) -> Tensor:
+        if self._returning.is_done:
+            return self._returning.wait()
+        return torch.full_like(self._away.stored.wait(), torch.nan)
+
+
+def late_gradients() -> tuple[dict[str, Tensor], list[str]]:
+    """With every way back late; and the copies in their order."""
+    issued: list[str] = []
+
+    def before(name: str) -> None:
+        issued.append(name)
+        if name.endswith(".back"):
+            time.sleep(SHORT_S / 10)
+
+    return gradients_of(model_on(lone(1, 0, before))), issued
+
+
+def test_gradients_show_a_wait_for_a_tensor_that_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That a tensor is stored before it comes back, the order of the stream implies."""
+    expected = gradients_of(model_on(lone(1, 0), offloads=False))
+    late, issued = late_gradients()
+    assert all(torch.equal(late[name], value) for name, value in expected.items())
+    back = [name for name in issued if name.endswith(".back")]
+    assert back
+    for name in back:
+        assert issued.index(f"{name.removesuffix('.back')}.out") < issued.index(name)
+    returned = offload.Offloaded._return
+
+    def hasty(self: offload.Offloaded, away: offload.Away) -> Hasty:
+        away.returning = Hasty(away, returned(self, away))  # type: ignore[assignment]
+        return away.returning  # type: ignore[return-value]
+
+    monkeypatch.setattr(offload.Offloaded, "_return", hasty)
+    mutant, _ = late_gradients()
+    assert not all(torch.equal(mutant[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("failing", [OUT, BACK])
