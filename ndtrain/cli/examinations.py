@@ -9,7 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ndtrain.cluster.finding import Finding
-from ndtrain.cluster.neuron_packages import PLACEHOLDERS, installed, placeholders, version_of
+from ndtrain.runtime.neuron_packages import (
+    PLACEHOLDERS,
+    installed,
+    is_native,
+    placeholders,
+    problem,
+    version_of,
+)
 
 GIB = 1 << 30
 # The oldest and the first excluded release, as in pyproject's dependencies.
@@ -100,7 +107,7 @@ def cache() -> Finding:
 
 
 def neuron() -> Finding:
-    """Neuron's packages; training on a CPU needs none."""
+    """Neuron's packages and whose stack they are; training on a CPU needs none."""
     found = installed(tuple(PLACEHOLDERS))
     empty = placeholders(found)
     listed = ", ".join(f"{package} {version}" for package, version in found.items())
@@ -110,7 +117,13 @@ def neuron() -> Finding:
             "in the AWS Neuron setup guide"
         )
         return Finding("warn", "neuron", listed, help_text)
-    return Finding("ok", "neuron", listed or "not installed")
+    if "torch-neuronx" not in found:
+        return Finding("ok", "neuron", listed or "not installed")
+    device, runtime = ("trn2", "neuron") if is_native(found["torch-neuronx"]) else ("trn1", "xla")
+    wrong = problem(installed(), device)
+    if wrong is not None:
+        return Finding("warn", "neuron", f"{wrong[0]} ({listed})", wrong[1])
+    return Finding("ok", "neuron", f"runtime.device={runtime}: {listed}")
 
 
 def configs() -> Finding:

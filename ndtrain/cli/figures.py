@@ -11,13 +11,9 @@ from ndtrain.core.errors import UserError
 from ndtrain.core.suggest import advice
 
 if TYPE_CHECKING:
+    from ndtrain.hardware.tables import Device
     from ndtrain.overlap.node_cost import Figures
 
-# 1 to 2 us a hop inside a node (aws-neuron-sdk, intranode-collective-comm.rst).
-DEVICE_LATENCY_S = 2e-6
-# Vendors count both directions of a link; a ring sends in one. For trn1 this gives 96 GB/s, near
-# the 100 GB/s that AWS's own arithmetic on collectives uses.
-DIRECTIONS = 2
 # Of a CPU whose figures are given: a TCP connection's, and a laptop's memory.
 CPU_LATENCY_US, CPU_MEMORY_GBYTES = 50.0, 10.0
 
@@ -49,6 +45,7 @@ def figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_figures(given: Given, dtype: str) -> Figures:
     """Raises UserError when neither a device nor enough figures are given."""
     from ndtrain.overlap.node_cost import Figures
+    from ndtrain.overlap.table_figures import table_figures
 
     if given.hardware is None:
         if given.matmul_tflops is None or given.link_gbps is None:
@@ -63,13 +60,13 @@ def read_figures(given: Given, dtype: str) -> Figures:
             link_bytes_per_s=given.link_gbps * 1e9 / 8,
             link_latency_s=_or(given.latency_us, CPU_LATENCY_US) * 1e-6,
         )
-    device_flops, device_memory, device_link = _device(given.hardware, dtype)
+    known = table_figures(_device(given.hardware), dtype)
     return Figures(
-        matmul_flops=_or(given.matmul_tflops, device_flops / 1e12) * 1e12,
-        memory_bytes_per_s=_or(given.memory_gbytes, device_memory / 1e9) * 1e9,
-        link_bytes_per_s=_or(given.link_gbps, device_link * 8 / 1e9) * 1e9 / 8,
-        link_latency_s=_or(given.latency_us, DEVICE_LATENCY_S * 1e6) * 1e-6,
-        issues_ahead=True,
+        matmul_flops=_or(given.matmul_tflops, known.matmul_flops / 1e12) * 1e12,
+        memory_bytes_per_s=_or(given.memory_gbytes, known.memory_bytes_per_s / 1e9) * 1e9,
+        link_bytes_per_s=_or(given.link_gbps, known.link_bytes_per_s * 8 / 1e9) * 1e9 / 8,
+        link_latency_s=_or(given.latency_us, known.link_latency_s * 1e6) * 1e-6,
+        issues_ahead=known.issues_ahead,
     )
 
 
@@ -77,8 +74,7 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _device(name: str, dtype: str) -> tuple[float, float, float]:
-    """Matmul FLOP/s, memory bytes/s and link bytes/s in one direction."""
+def _device(name: str) -> Device:
     from ndtrain.hardware.tables import DEVICES, find_device
 
     device = find_device(name)
@@ -87,7 +83,7 @@ def _device(name: str, dtype: str) -> tuple[float, float, float]:
         raise UserError(
             f"there is no device `{name}`", "--hardware", advice(name, DEVICES, f"known: {known}")
         )
-    return device.peak_flops[dtype], device.memory_bandwidth, device.link_bandwidth / DIRECTIONS
+    return device
 
 
 def describe(figures: Figures) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from ndtrain.cli import terminal
 from ndtrain.cli.arguments import PASS_ON_OPTIONS, check_overrides, complete_config
 from ndtrain.core.errors import UserError
 
@@ -117,13 +116,7 @@ def _ranks_per_node(instance: Instance, given: int | None) -> int:
 
 
 def _deliver(job: Job, out: Path | None, submit: bool) -> int:
-    from ndtrain.cluster.rank import lacks_runtime
-
     script = job.script()
-    if (lack := lacks_runtime(job.instance)) is not None:
-        if submit:
-            raise UserError(lack, "--hardware", "a job could not train; --out writes its script")
-        terminal.print_error(f"warning: {lack}: the job's preflight will refuse it")
     if submit:
         out = job.run_directory.with_name(f"{job.run_directory.name}.slurm") / "job.sbatch"
     if out is None:

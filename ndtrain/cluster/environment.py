@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
+from ndtrain.config.checks import data_parallel
 from ndtrain.config.load import fail
+from ndtrain.config.overlapping import overlaps
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
 from ndtrain.core.suggest import advice
 from ndtrain.hardware.instances import Instance
+from ndtrain.runtime.neuron_environment import STREAM_VARIABLES
 
 _KEY = "cluster.environment"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -122,11 +125,12 @@ def _xla(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variabl
 
 def _streams(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
     """Only the native runtime of trn2 has streams; unused, they cost part of the collectives."""
-    if instance.device is None or instance.device.name != "trn2" or config.overlap.mode == "off":
+    if instance.device is None or instance.device.name != "trn2":
         return
-    reason = "collectives on streams of their own (overlap.mode)"
-    yield Variable("TORCH_NEURONX_ENABLE_HOST_CC", "1", reason)
-    yield Variable("TORCH_NEURONX_ENABLE_ASYNC_NRT", "1", "compute does not wait for them")
+    if not overlaps(config, data_parallel(config, num_nodes * instance.num_devices) or 1):
+        return
+    for name, reason in STREAM_VARIABLES.items():
+        yield Variable(name, "1", f"{reason} (overlap)")
     # A larger packet is a larger share of the DMA engines. Tensor parallelism is on the critical
     # path, ZeRO's buckets are not.
     reason = "bytes; compute's packets, no smaller than tensor parallelism's"

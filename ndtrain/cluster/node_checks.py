@@ -14,9 +14,9 @@ from pathlib import Path
 
 import ndtrain
 from ndtrain.cluster.finding import Finding
-from ndtrain.cluster.neuron_packages import installed, stack
-from ndtrain.cluster.rank import lacks_runtime
+from ndtrain.cluster.neuron_packages import stack
 from ndtrain.hardware.instances import Instance
+from ndtrain.runtime.neuron_packages import installed
 
 _DRIVER = Path("/sys/module/neuron/version")
 _FABRIC = Path("/sys/class/infiniband")
@@ -30,7 +30,7 @@ def examine_node(instance: Instance, is_multi_node: bool) -> list[Finding]:
         findings.append(own_name())
     if instance.device is not None:
         findings += [driver(), devices(instance), *stack(installed(), instance.device.name)]
-        findings += [runtime(instance), host(instance), open_files()]
+        findings += [host(instance), open_files()]
         if is_multi_node:
             findings.append(efa(instance))
     return findings
@@ -122,10 +122,3 @@ def efa(instance: Instance) -> Finding:
         help_text = "start the instance with all its EFA interfaces; install the EFA driver"
         return Finding("fail", "efa", detail, help_text)
     return Finding("ok", "efa", detail)
-
-
-def runtime(instance: Instance) -> Finding:
-    lack = lacks_runtime(instance)
-    if lack is not None:
-        return Finding("fail", "runtime", lack, "train on CPUs with --hardware cpu")
-    return Finding("ok", "runtime", f"there is one for {instance.name}")

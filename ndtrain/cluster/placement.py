@@ -70,16 +70,15 @@ def _nodes(instance: Instance, num_nodes: int) -> Iterator[Problem]:
 def load_for(config: str, overrides: Sequence[str], instance: Instance) -> Loaded:
     """As `load`, with the runtime.device of the hardware where nobody has set one."""
     loaded = load(config, overrides)
-    wanted = None if instance.device is None else RUNTIME_DEVICE.get(instance.device.name)
-    if wanted is None or loaded.origins["runtime.device"] != DEFAULT:
+    if instance.device is None or loaded.origins["runtime.device"] != DEFAULT:
         return loaded
-    return load(config, [*overrides, f"runtime.device={wanted}"])
+    return load(config, [*overrides, f"runtime.device={RUNTIME_DEVICE[instance.device.name]}"])
 
 
 def _device(config: Config, instance: Instance) -> Iterator[Problem]:
     assert instance.device is not None
-    wanted = RUNTIME_DEVICE.get(instance.device.name)
-    if wanted is not None and config.runtime.device != wanted:
+    wanted = RUNTIME_DEVICE[instance.device.name]
+    if config.runtime.device != wanted:
         what = f"runtime.device={config.runtime.device} would leave {instance.name}'s devices idle"
         yield Problem(what, ("runtime.device",), f"set runtime.device={wanted}, or leave it out")
 

@@ -15,24 +15,14 @@ from pathlib import Path
 
 from ndtrain.config.load import Loaded, load
 from ndtrain.core.errors import UserError
-from ndtrain.hardware.instances import Instance, find_instance
+from ndtrain.hardware.instances import HARDWARE, Instance, find_instance
 
-HARDWARE = "NDTRAIN_HARDWARE"  # an instance of hardware/instances.py
 PIDS = "NDTRAIN_PIDS"  # folder of the files with process ids
-RUNTIME_DEVICE = {"trn1": "xla"}  # runtime.device that drives a device of hardware/tables.py
-
-
-def lacks_runtime(instance: Instance) -> str | None:
-    """Why this version of ndtrain cannot train on it; None if it can."""
-    if instance.device is None or instance.device.name in RUNTIME_DEVICE:
-        return None
-    return f"this version of ndtrain has no runtime for {instance.name}"
+# runtime.device that drives a device of hardware/tables.py
+RUNTIME_DEVICE = {"trn1": "xla", "trn2": "neuron", "trn3": "neuron"}
 
 
 def _check(loaded: Loaded, instance: Instance) -> None:
-    lack = lacks_runtime(instance)
-    if lack is not None:
-        raise UserError(lack, HARDWARE, "train on CPUs with --hardware cpu")
     device = loaded.config.runtime.device
     if instance.device is not None and device != RUNTIME_DEVICE[instance.device.name]:
         wanted = RUNTIME_DEVICE[instance.device.name]

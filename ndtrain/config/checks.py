@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ndtrain.config.load import DEFAULT, fail
+from ndtrain.config.overlapping import forms
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
 
@@ -214,20 +215,36 @@ def _traced(config: Config, world_size: int | None) -> Iterator[Problem]:
     """What a traced step cannot do: only the device's compiler knows what runs when."""
     if config.runtime.device != "xla":
         return
-    if config.parallel.tp > 1 and config.overlap.mode in ("auto", "serial"):
-        what = f"overlap.mode={config.overlap.mode} measures or orders what runs, which xla hides"
+    if config.parallel.tp > 1 and config.overlap.mode == "serial":
+        what = "overlap.mode=serial on xla: its compiler decides what runs at the same time"
         keys = ("overlap.mode", "runtime.device")
-        yield Problem(what, keys, "legal on xla: off, bulk, chunk, ring, ring2")
+        yield Problem(what, keys, "legal on xla: auto, off, bulk, chunk, ring, ring2")
     if config.train.recompute != "none":
         what = f"train.recompute={config.train.recompute} on xla: its compiler merges what is equal"
         yield Problem(what, ("train.recompute", "runtime.device"), "legal on xla: none")
     if config.train.offload_activations:
         what = "train.offload_activations on xla: a traced step has no stream for the copies"
         yield Problem(what, ("train.offload_activations", "runtime.device"), "set it to false")
-    if config.observe.trace_steps is not None:
-        what = "observe.trace_steps on xla: times of the host say nothing about the device"
+
+
+def _device_times(config: Config, world_size: int | None) -> Iterator[Problem]:
+    device = config.runtime.device
+    if device != "cpu" and config.observe.trace_steps is not None:
+        what = f"observe.trace_steps on {device}: times of the host say nothing about the device"
         keys = ("observe.trace_steps", "runtime.device")
         yield Problem(what, keys, "set it to null and use the device's profiler")
+
+
+def _no_ring(config: Config, world_size: int | None) -> Iterator[Problem]:
+    """Native PyTorch on Neuron has no send and receive (torch-neuronx 2.13 and 2.14)."""
+    if config.runtime.device != "neuron":
+        return
+    for key, form in forms(config).items():
+        if form in ("ring", "ring2"):
+            what = f"{key}=ring on neuron: its ranks cannot send to a neighbour"
+            auto = "auto, serial, " if key == "overlap.mode" else ""
+            legal = f"legal on neuron: {auto}off, bulk, chunk; chunk is what overlaps most"
+            yield Problem(what, (key, "runtime.device"), legal)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -239,4 +256,6 @@ CHECKS: tuple[Check, ...] = (
     _data,
     _trace,
     _traced,
+    _device_times,
+    _no_ring,
 )

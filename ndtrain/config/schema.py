@@ -183,9 +183,9 @@ class Overlap(Section):
 class Runtime(Section):
     """The device that computes."""
 
-    device: Literal["cpu", "xla"] = "cpu"
-    """cpu: gloo between the ranks; xla: torch-xla, every step one traced graph, on Trainium or,
-    where there is none, on torch-xla's CPU device."""
+    device: Literal["cpu", "xla", "neuron"] = "cpu"
+    """cpu: gloo between the ranks; xla: torch-xla, every step one traced graph, on trn1 or, where
+    there is none, on torch-xla's CPU device; neuron: native PyTorch, eager, trn2 and later."""
 
 
 class Ops(Section):

@@ -15,6 +15,7 @@ from ndtrain.core.suggest import advice
 from ndtrain.hardware.tables import TRN1, TRN2, Device
 
 GIGABIT = 1e9 / 8  # bytes
+HARDWARE = "NDTRAIN_HARDWARE"  # the variable that tells a rank its instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,13 +118,9 @@ class NeuronMonitor:
 def find_monitor(device: str, note: Callable[[str], None]) -> NeuronMonitor | None:
     """Starts it for a Neuron device, where AWS's tools are installed.
 
-    device: the configuration's `runtime.device`; torch-xla, which has started, knows the hardware.
+    device: the configuration's `runtime.device`, which has started.
     """
-    if device != "xla":
-        return None
-    import torch_xla.runtime
-
-    if torch_xla.runtime.device_type() != "NEURON":
+    if device == "cpu" or (device == "xla" and not _drives_neuron()):
         return None
     program = shutil.which(PROGRAM)
     if program is None:
@@ -134,6 +130,13 @@ def find_monitor(device: str, note: Callable[[str], None]) -> NeuronMonitor | No
     except OSError as error:
         note(f"warning: no counters of {PROGRAM}: {error.strerror}")
         return None
+
+
+def _drives_neuron() -> bool:
+    """Whether torch-xla, which has started, found a Neuron device."""
+    import torch_xla.runtime
+
+    return torch_xla.runtime.device_type() == "NEURON"
 
 
 def _json_object(line: bytes) -> dict[str, Any]:

@@ -103,15 +103,19 @@ def needs_figures(settings: Overlap) -> bool:
 
 
 def decide(
-    settings: Overlap, sizes: Sizes, figures: Figures | None, dtype: torch.dtype
+    settings: Overlap,
+    sizes: Sizes,
+    figures: Figures | None,
+    dtype: torch.dtype,
+    has_permute: bool = True,
 ) -> Decision:
-    """figures: None if nothing has to be weighed."""
+    """figures: None if nothing has to be weighed. has_permute: if not, no ring is weighed."""
     choices = []
     for operation, when in CANDIDATES:
         if sizes.num_ranks == 1:
             choices.append(Choice(operation, when, "off"))
             continue
-        weighed = _Weighed(operation, when, sizes, dtype, _limit(settings))
+        weighed = _Weighed(operation, when, sizes, dtype, _limit(settings), has_permute)
         fixed = getattr(settings, operation) or _fixed(settings)
         if fixed is not None:
             _refuse_uneven(operation, fixed, sizes)
@@ -155,14 +159,22 @@ class _Weighed:
     """The forms of one operation and what each holds and takes."""
 
     def __init__(
-        self, operation: str, when: Pass, sizes: Sizes, dtype: torch.dtype, limit: float
+        self,
+        operation: str,
+        when: Pass,
+        sizes: Sizes,
+        dtype: torch.dtype,
+        limit: float,
+        has_permute: bool,
     ) -> None:
         """limit: bytes that a form may hold above the blocking one."""
         self._operation, self._when, self._limit = operation, when, limit
         self._sizes, self._size, self._dtype = sizes, sizes.num_ranks, dtype
         self._inputs = meta_inputs(operation, when, sizes, dtype)
         modes: tuple[Mode, ...] = ("off", "chunk") if operation == "head" else MODES
-        self._modes = [mode for mode in modes if mode not in DIVIDES or not sizes.num_uneven]
+        cannot: set[Mode] = set(DIVIDES) if sizes.num_uneven else set()
+        cannot |= set() if has_permute else set(HALVES)
+        self._modes = [mode for mode in modes if mode not in cannot]
 
     def follow(self, mode: Mode) -> Choice:
         """The form that was asked for. Raises UserError if it holds too much."""

@@ -79,6 +79,7 @@ class Offloaded:
 
     def wait_until_stored(self) -> None:
         for away in self._alive():
+            away.stored.wait_until_ended()  # a host that ran ahead of its device would hold all
             away.stored.wait()
 
     def bring_back(self) -> None:

@@ -81,13 +81,15 @@ class ShardedAdamW:
         if not math.isfinite(norm):
             raise not_finite(norm)
         limit = self.clip_norm
-        factor = limit / norm if limit is not None and norm > limit else None
+        is_clipped = limit is not None and norm > limit
+        factor = self._number(limit / norm) if limit is not None and is_clipped else None
+        rate = self._number(lr)
 
         def update(index: int) -> None:
             if factor is not None:
                 self.buckets[index].own_gradient.mul_(factor)
             (group,) = self._updates[index].param_groups
-            group["lr"] = lr
+            group["lr"] = rate
             self._updates[index].step()
 
         for reader in self._readers:
@@ -96,6 +98,11 @@ class ShardedAdamW:
         self.traffic.update(torch.tensor(norm), update)
         return norm
 
+    def _number(self, value: float) -> float | Tensor:
+        """What changes from step to step: on a device a tensor, or a compiler may build it in."""
+        device = self.runtime.device
+        return value if device.type == "cpu" else torch.tensor(value).to(device)
+
     def state_of(self, bucket: Bucket) -> dict[str, Tensor]:
         """AdamW's of a bucket's own range, empty before the first update; may be changed."""
         return self._updates[self.buckets.index(bucket)].state[bucket.master]
@@ -103,6 +110,8 @@ class ShardedAdamW:
     def _adamw(
         self, master: nn.Parameter, settings: Optim, weight_decay: float
     ) -> torch.optim.AdamW:
+        if master.device.type != "cpu":
+            return device_adamw(master, settings, weight_decay)
         return torch.optim.AdamW(
             [master],
             lr=settings.lr,
@@ -119,12 +128,37 @@ class ShardedAdamW:
     def _global_norm(self, loss: float) -> float:
         # 0, or NaN for a loss that is not finite: the ranks learn of it without a collective more.
         total = torch.full((1,), 0.0 * loss, dtype=torch.float64)
+        norms, copies = [], []
         for bucket in self.buckets:
             for start, stop, num_replicas in bucket.norm_segments(self.shards):
-                square = bucket.own_gradient[start:stop].norm().double().square()
-                total += square / num_replicas
+                norms.append(bucket.own_gradient[start:stop].norm())
+                copies.append(num_replicas)
+        if norms:  # to the host in one piece: the device may have no fp64
+            for norm, num_replicas in zip(torch.stack(norms).cpu(), copies, strict=True):
+                total += norm.double().square() / num_replicas
         mesh = self.runtime.mesh
         return self.runtime.collectives.all_reduce(total, mesh.world, "gradient_norm").sqrt().item()
+
+
+def device_adamw(master: nn.Parameter, settings: Optim, weight_decay: float) -> torch.optim.AdamW:
+    """With the number of updates and the rate on the device, and moments from the start."""
+    device = master.device
+    adamw = torch.optim.AdamW(
+        [master],
+        lr=torch.tensor(settings.lr).to(device),
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=weight_decay,
+        foreach=False,
+        capturable=True,
+    )
+    zeros = torch.zeros(master.shape, dtype=master.dtype)
+    adamw.state[master] = {
+        "step": torch.tensor(0.0).to(device),
+        "exp_avg": zeros.to(device),
+        "exp_avg_sq": zeros.to(device),
+    }
+    return adamw
 
 
 def not_finite(norm: float) -> Unhealthy:

@@ -15,31 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ndtrain.config.schema import Optim
-from ndtrain.parallel.zero import ShardedAdamW
+from ndtrain.parallel.zero import ShardedAdamW, device_adamw
 
 
 class TracedAdamW(ShardedAdamW):
     def _adamw(
         self, master: nn.Parameter, settings: Optim, weight_decay: float
     ) -> torch.optim.AdamW:
-        """With the number of updates on the device, and moments from the start."""
-        device = master.device
-        adamw = torch.optim.AdamW(
-            [master],
-            lr=torch.tensor(settings.lr).to(device),
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=weight_decay,
-            foreach=False,
-            capturable=True,
-        )
-        zeros = torch.zeros(master.shape, dtype=master.dtype)
-        adamw.state[master] = {
-            "step": torch.tensor(0.0).to(device),
-            "exp_avg": zeros.to(device),
-            "exp_avg_sq": zeros.to(device),
-        }
-        return adamw
+        return device_adamw(master, settings, weight_decay)
 
     @torch.no_grad()
     def begin(self) -> None:

@@ -92,7 +92,7 @@ class Collectives:
         start_ns = time.perf_counter_ns()
         if out is None:
             out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        out.copy_(x)
+        out.copy_(x, non_blocking=True)  # behind what its stream was given before
         self.spans.add(name, "dma", start_ns, time.perf_counter_ns(), x.nbytes)
         return out
 

@@ -27,12 +27,18 @@ class Runtime:
     device: torch.device
     mesh: Mesh
     collectives: Collectives  # of the main thread: they block
-    streams: Streams  # in the background
+    streams: Streams  # in the background: gather, scatter, dma; `host` has work of the host alone
     serial_streams: Streams  # the same operations, one at a time, in the main thread
     spans: SpanRecorder
     flights: Mapping[str, FlightRecorder] = field(default_factory=dict)  # by lane
     trace: Trace | None = None  # where nothing runs until the step's whole graph is known
+    has_permute: bool = True  # whether ranks can send to their neighbours, as a ring does
     about: str = ""  # what a person should know of the device
+
+    @property
+    def has_times(self) -> bool:
+        """Whether spans say when the device worked: only where the host itself computes."""
+        return self.spans.enabled
 
     def compute(self, name: str) -> AbstractContextManager[None]:
         """A span on the compute track, or of a traced step a name for its instructions."""
@@ -50,7 +56,8 @@ def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     main = Collectives(GlooTransport("main"), spans)
     streams = inline(main)
     # Copies need no group: a single rank has its stream too.
-    copies = {"dma": BackgroundStream("dma", Collectives(GlooTransport("dma"), spans))}
+    dma = BackgroundStream("dma", Collectives(GlooTransport("dma"), spans))
+    copies = {"dma": dma, "host": dma}
     if tp * dp == 1:
         mesh = Mesh.place(0, 1, 1)
         return Runtime(torch.device("cpu"), mesh, main, {**streams, **copies}, streams, spans)
@@ -74,4 +81,4 @@ def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtim
 def inline(collectives: Collectives) -> Streams:
     """Streams that run what they are given at once."""
     stream = InlineStream(collectives)
-    return {"gather": stream, "scatter": stream, "dma": stream}
+    return dict.fromkeys(("gather", "scatter", "dma", "host"), stream)

@@ -9,14 +9,12 @@ torch-xla's CPU device they are not: gloo carries them between graphs (`host_col
 import importlib.metadata
 import os
 from collections.abc import Mapping
-from typing import Any
-
-import torch.distributed as dist
 
 from ndtrain.core.errors import UserError
 from ndtrain.core.spans import SpanRecorder
 from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.gloo import GlooTransport
+from ndtrain.runtime.group import check_group
 from ndtrain.runtime.host_collectives import ByDevice, GlooBetweenGraphs
 from ndtrain.runtime.mesh import Mesh, axis_lines
 from ndtrain.runtime.runtime import Runtime, inline, num_kv_replicas
@@ -50,7 +48,9 @@ def start_xla(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     device = torch_xla.device()
     trace = XlaTrace(has_scopes=not cuts_graphs)
     about = _about(neuron, is_cpu, cuts_graphs)
-    return Runtime(device, mesh, collectives, streams, streams, spans, flights, trace, about)
+    return Runtime(
+        device, mesh, collectives, streams, streams, spans, flights, trace=trace, about=about
+    )
 
 
 def _about(neuron: Mapping[str, str], is_cpu: bool, cuts_graphs: bool) -> str:
@@ -85,13 +85,7 @@ def check_world(size: int, xla_size: int, is_cpu: bool) -> None:
 
     With a world that is too small torch-xla's collectives return the local tensor without an error.
     """
-    group_size: Any = dist.get_world_size() if dist.is_initialized() else 1
-    if group_size != size:
-        raise UserError(
-            f"the process group has {group_size} ranks, the configuration {size}",
-            "runtime.device=xla",
-            "start as many ranks as parallel.tp x parallel.dp",
-        )
+    check_group(size, "xla")
     if xla_size != size and not (is_cpu and xla_size == 1):
         raise UserError(
             f"torch-xla reaches {xla_size} devices, the configuration has {size} ranks",

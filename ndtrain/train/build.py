@@ -5,6 +5,7 @@
 Nothing below reads the configuration as a whole: each object is handed its own section.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import together
+from ndtrain.train.hardware import Hardware, find_hardware
 from ndtrain.train.optimizer_state import MasterWeights, load_moments
 from ndtrain.train.overlap_plan import Machine, measure_machine, overlap_plan
 from ndtrain.train.resume import Start
@@ -53,7 +55,7 @@ class Training:
     dataset: Dataset
     loader: Loader
     held_out: HeldOutRows | None
-    machine: Machine | None  # None where the host's rates are not the device's
+    machine: Machine | Hardware  # the latter where the host's rates are not the device's
     decision: Decision
 
 
@@ -92,7 +94,7 @@ def build(
     with torch.device("meta"):
         model = Qwen3(shape, implementation)
     is_traced = runtime.trace is not None
-    machine = None if is_traced else measure_machine(runtime, config.train.compute_dtype)
+    machine = _machine(config, runtime)
     plan_file = Path(config.run.directory) / config.run.name / "plan.json"
     decision = overlap_plan(config, runtime, shape, machine, plan_file, log)
     shards = parallelize(model, runtime, decision.modes)
@@ -129,6 +131,12 @@ def build(
         machine,
         decision,
     )
+
+
+def _machine(config: schema.Config, runtime: Runtime) -> Machine | Hardware:
+    if runtime.has_times:
+        return measure_machine(runtime, config.train.compute_dtype)
+    return find_hardware(config.runtime.device, os.environ)
 
 
 def _dataset(config: schema.Config, runtime: Runtime, is_node_leader: bool, log: Log) -> Dataset:

@@ -11,9 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ndtrain.config.checks import resolve, world_size
+from ndtrain.config.checks import data_parallel, resolve, world_size
 from ndtrain.config.load import Loaded
+from ndtrain.config.overlapping import overlaps
+from ndtrain.config.schema import Config
 from ndtrain.observe.run_directory import RunDirectory
+from ndtrain.runtime.neuron_environment import STREAM_VARIABLES
 from ndtrain.train.place import RENDEZVOUS, threads_per_rank
 
 
@@ -37,6 +40,10 @@ def _launch_ranks(loaded: Loaded, num_ranks: int) -> int:
 
     command = [sys.executable, "-m", "ndtrain.train.worker", loaded.source, *loaded.overrides]
     environment = {"OMP_NUM_THREADS": str(threads_per_rank(num_ranks)), **os.environ}
+    if loaded.config.runtime.device == "neuron":
+        # Ranks on one machine: the device's backend asks for an address all the same.
+        address = {"MASTER_ADDR": "127.0.0.1"}
+        environment = {**address, **_stream_variables(loaded.config, num_ranks), **environment}
     directory = RunDirectory(Path(loaded.config.run.directory) / loaded.config.run.name)
     with tempfile.TemporaryDirectory(prefix="ndtrain-") as scratch:
         environment[RENDEZVOUS] = f"file://{scratch}/rendezvous"
@@ -45,6 +52,12 @@ def _launch_ranks(loaded: Loaded, num_ranks: int) -> int:
     if ranks.died:
         _record_death(directory, ranks.died)
     return code
+
+
+def _stream_variables(config: Config, num_ranks: int) -> dict[str, str]:
+    """For ranks whose collectives are to run beside compute."""
+    does = overlaps(config, data_parallel(config, num_ranks) or 1)
+    return dict.fromkeys(STREAM_VARIABLES, "1") if does else {}
 
 
 def _record_death(directory: RunDirectory, reason: str) -> None:

@@ -83,15 +83,22 @@ def state_pieces(
     tensor_rank = optimizer.runtime.mesh.tensor.rank
     for bucket in optimizer.buckets:
         state = optimizer.state_of(bucket)
-        flat = {kind: state[kind].cpu() if kind in state else None for kind in MOMENTS}
+        flat = {kind: readable(state[kind]) if kind in state else None for kind in MOMENTS}
         if bucket.values.dtype != bucket.master.dtype:  # else the weights are the master weights
-            flat[MASTER] = bucket.master.detach().cpu()
+            flat[MASTER] = readable(bucket.master.detach())
         for part in own_parts(bucket, shards, tensor_rank):
             for kind, values in flat.items():
                 if values is not None and part.is_first_copy:
                     elements = (part.start, part.stop)
                     piece = Piece(part.name, part.dim, (part.bounds,), kind, elements)
                     yield piece, values[part.begin : part.end]
+
+
+def readable(flat: Tensor) -> Tensor:
+    """A bucket's buffer as pieces are cut from it: on torch-xla on the host, where no cut is a
+    graph to compile.
+    """
+    return flat.cpu() if flat.device.type == "xla" else flat
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@
 
 A run that goes on reuses what stands in its `plan.json`, because another form may round
 differently; `overlap.replan=true` decides again. Figures are measured between the ranks of the
-tensor axis.
+tensor axis; where a host cannot measure its device they are those of the hardware table.
 """
 
 import json
@@ -22,14 +22,17 @@ from ndtrain.models.qwen3.shape import Shape
 from ndtrain.overlap.candidates import Sizes
 from ndtrain.overlap.gate import Decision, decide, needs_figures
 from ndtrain.overlap.node_cost import Figures
+from ndtrain.overlap.table_figures import table_figures
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.link import measure_link
 from ndtrain.runtime.peak import measure_matmul_peak, measure_memory_rate
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import gather_json
+from ndtrain.train.hardware import Hardware
 
 # Of a node's call in Python. What a hop costs beyond its bytes is in the measured latency.
 NODE_OVERHEAD_S = 1e-5
+MEASURED = "measured"
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,14 @@ def overlap_plan(
     config: schema.Config,
     runtime: Runtime,
     shape: Shape,
-    machine: Machine | None,
+    machine: Machine | Hardware,
     file: Path,
     log: Callable[[str], None],
 ) -> Decision:
     """Collective over the world."""
     settings, tensor = config.overlap, runtime.mesh.tensor
     layout = {
+        "device": config.runtime.device,
         "tp": tensor.size,
         "sequence_length": config.data.sequence_length,
         "micro_batch_size": config.train.micro_batch_size,
@@ -78,18 +82,21 @@ def overlap_plan(
         config.train.compute_dtype,
         machine,
     )
+    source = machine.source if isinstance(machine, Hardware) else MEASURED
     if figures is not None:
         log(
             f"overlap: link {figures.link_bytes_per_s * 8e-9:.2f} Gbit/s,"
             f" {1e6 * figures.link_latency_s:.0f} us a hop, compute stolen"
-            f" {1e9 * figures.stolen_s_per_byte:.2f} ns a byte (measured)"
+            f" {1e9 * figures.stolen_s_per_byte:.2f} ns a byte ({source})"
         )
     if tensor.size > 1:
         for line in decision.lines():
             log(line)
     if runtime.mesh.world.rank == 0:
-        measured = None if figures is None else asdict(figures)
-        write_json(file, {"layout": layout, "figures": measured, "decision": decision.to_json()})
+        plan: dict[str, Any] = {"layout": layout, "figures": None, "decision": decision.to_json()}
+        if figures is not None:
+            plan |= {"figures": asdict(figures), "source": source}
+        write_json(file, plan)
     return decision
 
 
@@ -100,17 +107,18 @@ def decide_on(
     sequence_length: int,
     batch_size: int,
     dtype: str,
-    machine: Machine | None,
+    machine: Machine | Hardware | None,
 ) -> tuple[Decision, Figures | None]:
     """Measures the link if that is needed, and decides. Collective over the world.
 
     machine: None where nothing has to be weighed.
     """
-    size = runtime.mesh.tensor.size
-    weighs = size > 1 and needs_figures(settings)
-    figures = _figures(runtime, machine) if weighs else None
+    size, figures = runtime.mesh.tensor.size, None
+    if size > 1 and needs_figures(settings):
+        assert machine is not None
+        figures = _figures(runtime, machine, dtype)
     sizes = operation_sizes(shape, sequence_length, batch_size, size)
-    decision = decide(settings, sizes, figures, DTYPES[dtype])
+    decision = decide(settings, sizes, figures, DTYPES[dtype], runtime.has_permute)
     # Ranks measure different figures: the first one's decision holds for all.
     return Decision.from_json(gather_json(runtime, decision.to_json(), "plan")[0]), figures
 
@@ -143,8 +151,11 @@ def _stored(file: Path, layout: dict[str, Any], replan: bool) -> dict[str, Any] 
         raise UserError("not a plan", str(file), "remove the file to decide again") from None
 
 
-def _figures(runtime: Runtime, machine: Machine | None) -> Figures:
-    assert machine is not None, "a traced step has its modes from the configuration"
+def _figures(runtime: Runtime, machine: Machine | Hardware, dtype: str) -> Figures:
+    if isinstance(machine, Hardware):
+        # In a graph a collective waits for its operands alone; a side stream also waits for the
+        # compute that was issued before (`device_streams.py`).
+        return table_figures(machine.device, dtype, issues_ahead=runtime.trace is not None)
     link = measure_link(runtime, runtime.mesh.tensor)
     return Figures(
         matmul_flops=machine.matmul_flops,

@@ -1,4 +1,4 @@
-"""Input prefetch: the next batches are made on the `dma` stream while this step computes.
+"""Input prefetch: the next batches are made on the `host` stream while this step computes.
 
     prefetch = Prefetch(loader, rows, runtime)
     batches, num_targets = prefetch.take(wants_next=True)    # of the loader's position
@@ -53,7 +53,7 @@ class Prefetch:
             with collectives.spans.span(NAME, "dma"):
                 return self._read(ahead)
 
-        return self._runtime.streams["dma"].submit(NAME, work)
+        return self._runtime.streams["host"].submit(NAME, work)
 
     def _read(self, loader: Loader) -> Input:
         return Input([loader.batch(part) for part in self._rows], loader.num_targets())

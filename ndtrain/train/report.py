@@ -263,7 +263,7 @@ class Report:
         rate = tokens_per_second(measured.tokens, measured.step_ms)
         comm_ms: float | None = measured.comm_ms
         exposed_ms: float | None = measured.exposed_comm_ms
-        if self.runtime.trace is not None:  # only a profile of the device knows
+        if not self.runtime.has_times:  # only a profile of the device knows
             comm_ms = exposed_ms = None
         return {
             "loss": measured.loss,

@@ -41,7 +41,7 @@ from ndtrain.runtime.mesh import Mesh
 from ndtrain.runtime.streams import Pending
 from ndtrain.train.agree import Bystander, gather_json
 from ndtrain.train.build import Training
-from ndtrain.train.optimizer_state import state_pieces
+from ndtrain.train.optimizer_state import readable, state_pieces
 from ndtrain.train.training_state import TrainingState
 
 Pieces = Iterable[tuple[Piece, Tensor]]
@@ -89,6 +89,8 @@ class Saver:
         if self._settings.background:
             weights, moments = self._copies(weights), self._copies(moments)
             reach("save.copied")
+        else:
+            weights, moments = _on_host(weights), _on_host(moments)
         self._writing = self._thread.submit(self._write, weights, moments, state)
 
     def finish(self) -> Path | None:
@@ -153,12 +155,13 @@ class Saver:
         """In memory that no step changes: copied on `dma`, and the next update waits for it."""
         copies = [(piece, self._copy(piece, tensor)) for piece, tensor in pieces]
         self._training.optimizer.hold([pending for _, pending in copies])
-        return ((piece, pending.wait()) for piece, pending in copies)
+        return ((piece, _arrived(pending)) for piece, pending in copies)
 
     def _copy(self, piece: Piece, tensor: Tensor) -> Pending:
         name = f"checkpoint.{piece.name}"
         stream = self._training.runtime.streams["dma"]
-        return stream.submit(name, lambda collectives: collectives.copy(tensor, name))
+        host = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return stream.submit(name, lambda collectives: collectives.copy(tensor, name, host))
 
     def _agree(self, action: Callable[[], Any], name: str) -> list[Any] | None:
         """Every rank's result, or None on all ranks if the action failed on one of them."""
@@ -202,11 +205,20 @@ class Saver:
             self._note(f"warning: {path} is damaged (`ndtrain checkpoint verify` says where)")
 
 
+def _arrived(pending: Pending) -> Tensor:
+    pending.wait_until_ended()
+    return pending.wait()
+
+
+def _on_host(pieces: Pieces) -> Pieces:
+    return ((piece, tensor.cpu()) for piece, tensor in pieces)
+
+
 def weight_pieces(training: Training) -> Iterator[tuple[Piece, Tensor]]:
     """This rank's parameters without the slices that an earlier rank writes."""
     parameters: dict[str, Tensor] = {}
     for bucket in training.optimizer.buckets:
-        values = bucket.values.cpu()  # a bucket at a time, where it is not there already
+        values = readable(bucket.values)
         parameters |= {member.name: bucket.view(values, member) for member in bucket.members}
     for name, shard in training.shards.items():
         piece = first_copies(parameters[name], shard, training.runtime.mesh)

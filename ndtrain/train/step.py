@@ -40,9 +40,7 @@ def batch_loss(model: Qwen3, batch: Batch, num_targets: int, runtime: Runtime) -
     tokens, targets = (
         torch.from_numpy(array).to(runtime.device) for array in (batch.tokens_BS, batch.targets_BS)
     )
-    positions = torch.from_numpy(batch.positions_BS)
-    if runtime.trace is None:
-        positions = positions.to(runtime.device)
+    positions = torch.from_numpy(batch.positions_BS)  # the tables are made on the host, in fp64
     starts = None
     if batch.starts_BS is not None:
         starts = torch.from_numpy(batch.starts_BS).to(runtime.device)
@@ -60,7 +58,7 @@ def train_step(
     runtime: Runtime,
 ) -> StepResult:
     """Collective over the mesh. What is not finite is refused on all ranks, and changes nothing."""
-    losses = []
+    parts = []
     for index, batch in enumerate(micro_batches):
         if index == len(micro_batches) - 1:
             optimizer.traffic.arm()
@@ -68,7 +66,8 @@ def train_step(
             micro_loss = batch_loss(model, batch, num_targets, runtime)
         with runtime.spans.span("backward", "host"):
             micro_loss.backward()
-        losses.append(micro_loss.item())
+        parts.append(micro_loss.detach())
+    losses = [part.item() for part in parts]  # a device that is behind its host is waited for here
     with runtime.spans.span("optimizer", "host"):
         try:
             grad_norm, refusal = optimizer.step(lr, sum(losses)), None

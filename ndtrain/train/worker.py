@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -29,15 +28,17 @@ from ndtrain.observe.run_directory import RunDirectory, State, Status
 from ndtrain.observe.sinks import JsonlSink, Sink
 from ndtrain.observe.trace import merge_traces
 from ndtrain.observe.trackers import open_trackers, require_trackers
-from ndtrain.runtime.runtime import Runtime, start_cpu
+from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import Bystander, together
 from ndtrain.train.build import Training, build
+from ndtrain.train.hardware import Hardware
 from ndtrain.train.loop import Loop
 from ndtrain.train.overlap_report import overlap_report
-from ndtrain.train.place import RENDEZVOUS, threads_per_rank
+from ndtrain.train.place import threads_per_rank
 from ndtrain.train.report import Report
 from ndtrain.train.resume import Start, find_start, lock_run
 from ndtrain.train.save import Saver
+from ndtrain.train.start import join_group, require_device, start_runtime
 from ndtrain.train.stop import EXIT_STOPPED, Request, StopRequests, exit_code
 from ndtrain.train.watchdog import Watchdog, hang_path
 
@@ -53,7 +54,7 @@ def run_rank(loaded: Loaded) -> int:
         requests.listen()
         torch.set_num_threads(threads_per_rank(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         if world_size > 1:
-            _join_group(world_size, timedelta(seconds=config.guards.setup_seconds))
+            join_group(config, world_size)
         try:
             code = _train(config, loaded, directory, requests)
         finally:
@@ -71,16 +72,6 @@ def run_rank(loaded: Loaded) -> int:
     return 0 if code == EXIT_STOPPED and is_torchrun else code
 
 
-def _join_group(world_size: int, timeout: timedelta) -> None:
-    """Local ranks meet at a file of their launcher, others where torchrun says."""
-    rendezvous = os.environ.get(RENDEZVOUS)
-    if rendezvous is None:
-        dist.init_process_group("gloo", timeout=timeout)
-    else:
-        rank = int(os.environ["RANK"])
-        dist.init_process_group("gloo", rendezvous, timeout, world_size, rank)
-
-
 def _unexpected(error: Exception, log: Path) -> int:
     """A bug, or a rank that this one talked to is gone: the traceback is for the log."""
     if not log.exists():
@@ -95,14 +86,16 @@ def _checked(loaded: Loaded, world_size: int) -> Config:
     try:
         check(loaded.config, world_size, loaded.origins)
         require_trackers(loaded.config.observe.trackers)
-        return resolve(loaded.config, world_size)
+        config = resolve(loaded.config, world_size)
+        require_device(config)
+        return config
     except UserError as error:
         # Every rank finds the same; one says it.
         raise error if os.environ.get("RANK", "0") == "0" else Bystander(error.exit_code) from None
 
 
 def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: StopRequests) -> int:
-    runtime = _start_runtime(config)
+    runtime = start_runtime(config)
     rank = runtime.mesh.world.rank
     lock = together(runtime, lambda: lock_run(directory.path) if rank == 0 else None, "lock")
     start = find_start(config, loaded, directory, runtime)
@@ -220,15 +213,6 @@ def _record_hang(directory: RunDirectory, text: str) -> None:
         append_event(directory.events_file, status.step, reason)
 
 
-def _start_runtime(config: Config) -> Runtime:
-    tp, dp, num_kv_heads = config.parallel.tp, _dp(config), config.model.num_kv_heads
-    if config.runtime.device == "cpu":
-        return start_cpu(tp, dp, num_kv_heads)
-    from ndtrain.runtime.start_xla import start_xla  # needs torch-xla
-
-    return start_xla(tp, dp, num_kv_heads)
-
-
 def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
     mesh = runtime.mesh
     return (
@@ -240,10 +224,9 @@ def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
 
 def _report(training: Training, directory: RunDirectory, sinks: list[Sink], start: Start) -> Report:
     runtime, config = training.runtime, training.config
-    peak, overlap = None, None
-    if training.machine is not None:
-        peak = training.machine.matmul_flops * runtime.mesh.world.size
-    if runtime.trace is None:  # else only the device knows what ran beside what
+    overlap = None
+    peak, whose = _peak(training)
+    if runtime.has_times:  # else only the device knows what ran beside what
         overlap = overlap_report(
             training.decision, config.overlap.data_parallel, training.optimizer
         )
@@ -264,8 +247,18 @@ def _report(training: Training, directory: RunDirectory, sinks: list[Sink], star
         next((sink.latest for sink in sinks if isinstance(sink, NeuronMonitor)), dict),
     )
     if peak:
-        report.note(f"mfu: of {peak / 1e9:.0f} GFLOP/s, measured by matmuls on all ranks at once")
+        report.note(f"mfu: of {peak / 1e9:.0f} GFLOP/s, {whose}")
     return report
+
+
+def _peak(training: Training) -> tuple[float | None, str]:
+    """FLOP/s of all ranks, and who says so; None where the hardware is only assumed."""
+    machine, size = training.machine, training.runtime.mesh.world.size
+    if not isinstance(machine, Hardware):
+        return machine.matmul_flops * size, "measured by matmuls on all ranks at once"
+    if not machine.is_known:
+        return None, ""
+    return machine.device.peak_flops[training.config.train.compute_dtype] * size, machine.source
 
 
 def _sinks(config: Config, directory: RunDirectory, rank: int, start: Start) -> list[Sink]:
@@ -300,11 +293,6 @@ def _merge_traces(config: Config, runtime: Runtime, directory: RunDirectory) -> 
     if world.rank == 0:
         files = [directory.trace_file(rank) for rank in world.ranks]
         merge_traces(files, directory.merged_trace_file)
-
-
-def _dp(config: Config) -> int:
-    assert isinstance(config.parallel.dp, int), "`resolve` has filled it in"
-    return config.parallel.dp
 
 
 if __name__ == "__main__":

@@ -107,7 +107,28 @@ def test_a_placeholder_is_not_taken_for_the_real_package(
     assert finding.state == "warn"
     assert package in finding.help
     versions[package] = "2.27.1"
-    assert examinations.neuron() == ("ok", "neuron", f"{package} 2.27.1", "")
+    if package != "torch-neuronx":  # whose version says whose stack it is
+        assert examinations.neuron() == ("ok", "neuron", f"{package} 2.27.1", "")
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "detail"),
+    [
+        (("2.13.0", "2.13.3.0", None), "ok", "runtime.device=neuron: torch-neuronx 2.13.3.0"),
+        (("2.9.1", "2.9.0.2.12.22436", "2.9.0"), "ok", "runtime.device=xla: torch-neuronx 2.9"),
+        (("2.13.0", "2.13.3.0", "2.9.0"), "warn", "two stacks in one environment"),
+        (("2.9.1", "2.9.0.2.12.22436", None), "warn", "torch-neuronx without torch-xla"),
+    ],
+)
+def test_the_stack_is_named_by_the_runtime_that_drives_it(
+    versions: dict[str, str], found: tuple[str | None, ...], state: str, detail: str
+) -> None:
+    names = ("torch", "torch-neuronx", "torch-xla")
+    versions |= {name: one for name, one in zip(names, found, strict=True) if one is not None}
+    finding = examinations.neuron()
+    assert finding.state == state
+    assert finding.detail.startswith(detail)
+    assert bool(finding.help) == (state == "warn")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

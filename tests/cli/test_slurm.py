@@ -74,8 +74,8 @@ def test_out_writes_a_file_and_submit_gives_it_to_sbatch(
             "trn1.2xlarge has no EFA",
         ),
         (
-            ["--nodes", "1", "--hardware", "trn2.48xlarge", "--submit", *WIDE],
-            "this version of ndtrain has no runtime for trn2.48xlarge",
+            ["--nodes", "1", "--hardware", "trn2.48xlarge", "overlap.mode=ring", *WIDE],
+            "overlap.mode=ring on neuron: its ranks cannot send to a neighbour",
         ),
     ],
 )
@@ -85,20 +85,16 @@ def test_what_no_job_can_be_made_of(run: Run, arguments: list[str], message: str
     assert message in result.err
 
 
-def test_a_script_for_hardware_says_what_is_missing(run: Run) -> None:
-    result = run("slurm", "tiny", "--nodes", "1", "--hardware", "trn2.48xlarge", *WIDE)
-    assert result.code == 0
-    assert result.out.startswith("#!/bin/bash")
-    assert "warning: this version of ndtrain has no runtime for trn2.48xlarge" in result.err
-
-
 def test_the_device_of_the_hardware_is_in_the_script(run: Run) -> None:
     one = ("slurm", "tiny", "--nodes", "1")
     result = run(*one, "--hardware", "trn1.2xlarge", "overlap.mode=ring")
     assert "overrides=(overlap.mode=ring runtime.device=xla)" in result.out
+    result = run(*one, "--hardware", "trn2.48xlarge", *WIDE)
+    assert "runtime.device=neuron)" in result.out
+    assert "export TORCH_NEURONX_ENABLE_HOST_CC=1\n" in result.out
     # What the device cannot do is found here, not when the job starts.
-    result = run(*one, "--hardware", "trn1.2xlarge", "parallel.tp=2")
-    assert "overlap.mode=auto measures" in result.err
+    serial = ("parallel.tp=2", "overlap.mode=serial")
+    assert "serial on xla" in run(*one, "--hardware", "trn1.2xlarge", *serial).err
     assert "overrides=()" in run(*one, "--hardware", "cpu", "--nproc-per-node", "1").out
     result = run(*one, "--hardware", "trn1.2xlarge", "runtime.device=cpu")
     assert (result.code, result.out) == (2, "")

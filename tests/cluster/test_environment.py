@@ -36,12 +36,16 @@ def test_a_logical_core_is_two_on_trn2_alone() -> None:
 
 
 def test_streams_cost_and_so_come_with_overlap_alone() -> None:
-    on, off = variables("trn2.48xlarge"), variables("trn2.48xlarge", "overlap.mode='off'")
+    blocking = ("overlap.mode='off'", "overlap.data_parallel='off'")
+    on, off = variables("trn2.48xlarge"), variables("trn2.48xlarge", *blocking)
     assert on["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"
     # Tensor parallelism's packets are the larger ones: it is on the critical path.
     assert on["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"] == "65536,4096"
     assert not {name for name in off if "HOST_CC" in name or "PACKET" in name}
-    alone = variables("trn2.48xlarge", "overlap.data_parallel='off'")
+    buckets = variables("trn2.48xlarge", "overlap.mode='off'")
+    assert buckets["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"  # ZeRO's travel behind compute too
+    tensor = ("parallel.tp=4", "overlap.data_parallel='off'")
+    alone = variables("trn2.48xlarge", *tensor)
     assert alone["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"] == "65536"
     assert "TORCH_NEURONX_ENABLE_HOST_CC" not in variables("trn1.32xlarge")
 

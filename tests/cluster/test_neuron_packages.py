@@ -4,7 +4,8 @@ import importlib.metadata
 
 import pytest
 
-from ndtrain.cluster.neuron_packages import PLACEHOLDERS, installed, placeholders, stack
+from ndtrain.cluster.neuron_packages import stack
+from ndtrain.runtime.neuron_packages import PLACEHOLDERS, installed, placeholders
 
 XLA = {"torch": "2.9.1", "torch-xla": "2.9.0", "torch-neuronx": "2.9.0.2.12.22436"}
 XLA |= {"neuronx-cc": "2.23.6484"}

@@ -10,7 +10,7 @@ import pytest
 from ndtrain.cluster import node, rank
 from ndtrain.cluster.node import address_towards, interface_of, ipv4_of
 from ndtrain.core.errors import UserError
-from ndtrain.hardware.instances import INSTANCES
+from ndtrain.hardware.instances import HARDWARE, INSTANCES
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ def test_a_rank_announces_its_process_while_it_lives(tmp_path: Path) -> None:
     ("hardware", "arguments", "message"),
     [
         ("trn1.32xlarge", ["tiny"], "runtime.device=cpu would leave the devices of trn1.32xlarge"),
-        ("trn2.48xlarge", ["tiny"], "has no runtime for trn2.48xlarge"),
+        ("trn2.48xlarge", ["tiny", "runtime.device=xla"], "set runtime.device=neuron"),
         ("trn1.32xlarge", ["no-such-config"], "no-such-config"),
         ("trn9", ["tiny"], "there is no instance `trn9`"),
     ],
@@ -84,11 +84,11 @@ def test_a_rank_meant_for_a_device_does_not_train_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv(rank.HARDWARE, hardware)
+    monkeypatch.setenv(HARDWARE, hardware)
     assert rank.main(arguments) == UserError.exit_code
     assert message in capsys.readouterr().err
 
 
-def test_every_instance_of_a_device_has_a_runtime_or_says_so() -> None:
-    lacking = {name for name, instance in INSTANCES.items() if rank.lacks_runtime(instance)}
-    assert lacking == {"trn2.48xlarge"}
+def test_every_instance_of_a_device_has_a_runtime() -> None:
+    devices = {one.device.name for one in INSTANCES.values() if one.device is not None}
+    assert devices <= rank.RUNTIME_DEVICE.keys()

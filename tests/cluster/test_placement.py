@@ -11,6 +11,7 @@ from ndtrain.cluster.placement import (
     rank_parameters,
     state_bytes,
 )
+from ndtrain.cluster.rank import RUNTIME_DEVICE
 from ndtrain.config.load import load
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
@@ -26,7 +27,8 @@ def config(size: str, tp: int, *overrides: str, device: str = "cpu") -> Config:
 
 
 def device_of(hardware: str) -> str:
-    return "xla" if hardware.startswith("trn1") else "cpu"
+    device = find_instance(hardware).device
+    return "cpu" if device is None else RUNTIME_DEVICE[device.name]
 
 
 @pytest.mark.parametrize("size", ["qwen3_0.6b", "qwen3_4b", "qwen3_8b", "qwen3_32b"])

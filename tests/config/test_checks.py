@@ -227,18 +227,44 @@ def test_divisors_and_legal_tp() -> None:
 @pytest.mark.parametrize(
     ("overrides", "what", "help_text"),
     [
-        (["parallel.tp=2"], "overlap.mode=auto measures", "off, bulk, chunk, ring"),
+        (
+            ["parallel.tp=2", "overlap.mode=serial"],
+            "overlap.mode=serial on xla",
+            "auto, off, bulk, chunk, ring",
+        ),
         (["train.recompute=full"], "train.recompute=full on xla", "none"),
         (["observe.trace_steps=[1, 2]"], "observe.trace_steps on xla", "the device's profiler"),
         (["train.offload_activations=true"], "train.offload_activations on xla", "false"),
     ],
 )
 def test_what_a_traced_step_cannot_do_is_refused(overrides, what: str, help_text: str) -> None:
-    base = [] if "parallel.tp=2" in overrides else ["overlap.mode=off"]
-    (error,) = errors_of(None, "runtime.device=xla", *base, *overrides)
+    (error,) = errors_of(None, "runtime.device=xla", *overrides)
     assert error.what.startswith(what)
     assert help_text in error.help
 
 
-def test_a_traced_step_with_one_form_everywhere_is_allowed() -> None:
-    check(config_of("runtime.device=xla", "parallel.tp=2", "overlap.mode=ring"), 2)
+@pytest.mark.parametrize("mode", ["auto", "off", "bulk", "chunk", "ring"])
+def test_a_traced_step_has_every_form_and_the_table_s_choice(mode: str) -> None:
+    check(config_of("runtime.device=xla", "parallel.tp=2", f"overlap.mode='{mode}'"), 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what", "help_text"),
+    [
+        (["overlap.mode=ring"], "overlap.mode=ring on neuron", "auto, serial, off, bulk, chunk;"),
+        (["overlap.o=ring"], "overlap.o=ring on neuron", "legal on neuron: off, bulk, chunk;"),
+        (["observe.trace_steps=[1, 2]"], "observe.trace_steps on neuron", "device's profiler"),
+    ],
+)
+def test_what_a_device_without_neighbours_or_times_cannot_do_is_refused(
+    overrides: list[str], what: str, help_text: str
+) -> None:
+    (error,) = errors_of(None, "runtime.device=neuron", *overrides)
+    assert error.what.startswith(what)
+    assert help_text in error.help
+
+
+@pytest.mark.parametrize("mode", ["auto", "serial", "off", "bulk", "chunk"])
+def test_a_device_with_streams_has_recompute_and_offload(mode: str) -> None:
+    on = ["train.recompute=full", "train.offload_activations=true", f"overlap.mode='{mode}'"]
+    check(config_of("runtime.device=neuron", "parallel.tp=2", *on), 2)

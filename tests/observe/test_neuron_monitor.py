@@ -141,6 +141,9 @@ def test_it_is_started_for_neuron_devices_alone(
 ) -> None:
     path = program(b"", "")
     assert find_monitor("cpu", print) is None
+    native = find_monitor("neuron", print)
+    assert native is not None
+    native.close()
     device_is(monkeypatch, "CPU")
     assert find_monitor("xla", print) is None
     device_is(monkeypatch, "NEURON")

@@ -88,7 +88,7 @@ def lone(
     stream: type[Told] = Told,
 ) -> Runtime:
     spans = SpanRecorder()
-    lanes = ("gather", "scatter", "dma")
+    lanes = ("gather", "scatter", "dma", "host")
     return Watched(
         device=torch.device("cpu"),
         mesh=Mesh.place(rank, size, 1),

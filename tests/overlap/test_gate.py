@@ -49,6 +49,14 @@ def test_a_link_that_costs_nothing_leaves_everything_blocking() -> None:
     assert modes_of(decision) == {"off"}
 
 
+def test_a_device_that_cannot_send_to_a_neighbour_gets_no_ring() -> None:
+    machine = figures(125e6)
+    assert "ring" in modes_of(decide(Overlap(), SIZES, machine, torch.float32))
+    without = decide(Overlap(), SIZES, machine, torch.float32, has_permute=False)
+    assert "ring" not in modes_of(without)
+    assert "chunk" in modes_of(without)
+
+
 def test_overheads_that_exceed_the_gain_leave_it_blocking() -> None:
     decision = decide(Overlap(), SIZES, figures(125e6, node_overhead_s=0.5), torch.float32)
     assert "ring" not in modes_of(decision)

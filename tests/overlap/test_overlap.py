@@ -14,7 +14,7 @@ from ndtrain.overlap.execute import execute
 from ndtrain.overlap.operations import InputGradient, Linear, WeightGradient
 from ndtrain.overlap.order import Order
 from ndtrain.overlap.schedule import Compute, Schedule, Stream
-from ndtrain.runtime.streams import Pending, StreamError
+from ndtrain.runtime.streams import HostPending, StreamError
 from tests.overlap.cases import ALL_SCHEDULES, EVERY_SCHEDULE, OPERATIONS, build, inputs
 from tests.overlap.lone import Blocking, Told, lone
 
@@ -130,7 +130,7 @@ def test_a_failed_communication_raises_in_the_main_thread_with_its_name(operatio
 def test_a_communication_that_hangs_raises_in_the_main_thread_with_its_name(
     operation, mode, monkeypatch
 ):
-    monkeypatch.setattr(Pending.wait, "__defaults__", (SHORT_S,))
+    monkeypatch.setattr(HostPending.wait, "__defaults__", (SHORT_S,))
     schedule = build(operation, mode, SIZE, RANK)
     for node in schedule.nodes:
         if node.stream is Stream.COMPUTE:

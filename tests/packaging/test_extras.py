@@ -24,3 +24,12 @@ def test_no_extra_takes_a_placeholder(extra: str) -> None:
 def test_the_stack_of_trn1_is_named_whole() -> None:
     names = {Requirement(line).name for line in EXTRAS["neuron-xla"]}
     assert names == {"ndtrain", "torch-neuronx", "neuronx-cc", "libneuronxla"}
+
+
+def test_the_native_stack_is_not_the_one_of_torch_xla() -> None:
+    native = {Requirement(line).name: Requirement(line) for line in EXTRAS["neuron"]}
+    assert "torch_xla" not in native
+    for package in ("torch", "torch-neuronx"):
+        assert native[package].specifier.contains("2.13.3.0")
+        assert native[package].specifier.contains("2.14.3.0")
+        assert not native[package].specifier.contains("2.9.0.2.15.32035")

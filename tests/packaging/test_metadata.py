@@ -54,7 +54,7 @@ def test_the_pins_lie_in_the_accepted_ranges() -> None:
     extras = {
         name: lines
         for name, lines in project["optional-dependencies"].items()
-        if name not in ("xla", "neuron-xla")  # environments of their own
+        if name not in ("xla", "neuron-xla", "neuron")  # environments of their own
     }
     accepted = requirements([*project["dependencies"], *(x for xs in extras.values() for x in xs)])
     del accepted["ndtrain"]

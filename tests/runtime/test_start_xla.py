@@ -7,6 +7,7 @@ import importlib.metadata
 import sys
 
 import pytest
+import torch.distributed as dist
 
 from ndtrain.core.errors import UserError
 from ndtrain.runtime import start_xla as module
@@ -52,8 +53,8 @@ def test_a_group_of_another_size_than_the_configuration_is_refused() -> None:
 
 
 def test_a_world_that_torch_xla_does_not_reach_is_refused_except_on_its_cpu(monkeypatch) -> None:
-    monkeypatch.setattr(module.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(module.dist, "get_world_size", lambda: 32)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 32)
     with pytest.raises(UserError, match="reaches 1 devices, the configuration has 32"):
         check_world(32, xla_size=1, is_cpu=False)
     check_world(32, xla_size=32, is_cpu=False)

@@ -11,7 +11,7 @@ from ndtrain.observe.report.scale import short
 MOST_EVENTS = 300
 _BADGES = {"warning": "warning", "failure": "failure", "finish": "good"}
 _DEFAULT = "default"
-# Of plan.json: what was measured, its factor and unit.
+# Of plan.json: what was weighed with, its factor and unit.
 _FIGURES = {
     "matmul_flops": ("matmul rate of a rank", 1e-9, "GFLOP/s"),
     "memory_bytes_per_s": ("memory rate of a rank", 1e-9, "GB/s"),
@@ -64,7 +64,9 @@ def plan(run: RunFiles) -> str:
             for key, (name, factor, unit) in _FIGURES.items()
             if isinstance(figures.get(key), int | float)
         ]
-        parts.append(table(["measured when the run started", ""], measured, numbers=1))
+        source = run.plan.get("source", "measured")
+        source = "measured when the run started" if source == "measured" else str(source)
+        parts.append(table([source, ""], measured, numbers=1))
         parts.append(
             paragraph(
                 "predicted and blocking: one operation on the virtual clock with these figures."

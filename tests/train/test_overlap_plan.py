@@ -1,0 +1,45 @@
+"""The plan of a device that no host can measure: from the table, and stored with its source."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ndtrain.config.load import load
+from ndtrain.hardware.instances import HARDWARE
+from ndtrain.train.build import shape_of
+from ndtrain.train.hardware import find_hardware
+from ndtrain.train.overlap_plan import overlap_plan
+from tests.runtime.stand_in_neuron import StandIn
+from tests.runtime.test_device_streams import lone
+
+
+def plan(file: Path, mode: str, environment: dict[str, str]) -> list[str]:
+    overrides = ["parallel.tp=2", "runtime.device=neuron", f"overlap.mode={mode}"]
+    config = load("qwen3_8b+pretrain", overrides).config
+    notes: list[str] = []
+    hardware = find_hardware("neuron", environment)
+    shape = shape_of(config.model)
+    overlap_plan(config, lone(StandIn()), shape, hardware, file, notes.append)
+    return notes
+
+
+@pytest.mark.parametrize("mode", ["auto", "serial"])
+def test_it_is_weighed_with_the_table_and_has_no_ring(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / "plan.json"
+    notes = plan(file, mode, {HARDWARE: "trn2.48xlarge"})
+    assert notes[0].endswith("(from the hardware table of trn2.48xlarge, not measured)")
+    stored = json.loads(file.read_text())
+    assert stored["source"] == "from the hardware table of trn2.48xlarge, not measured"
+    assert stored["figures"]["matmul_flops"] == 667e12 / 4
+    assert not stored["figures"]["issues_ahead"]
+    assert stored["decision"]["serial"] == (mode == "serial")
+    modes = {choice["mode"] for choice in stored["decision"]["choices"]}
+    assert "ring" not in modes
+    assert modes != {"off"}
+    assert plan(file, mode, {}) == [f"overlap: as decided before ({file})"]
+
+
+def test_an_assumed_machine_is_said(tmp_path: Path) -> None:
+    (first, *_) = plan(tmp_path / "plan.json", "auto", {})
+    assert "no NDTRAIN_HARDWARE names another" in first
