@@ -44,7 +44,6 @@ def execute(
     """
     if runtime.trace is not None:
         return execute_traced(schedule, inputs, runtime, axis)
-    streams = runtime.serial_streams if serial else runtime.streams
     values: dict[str, Value] = dict(zip(schedule.inputs, inputs, strict=True))
     buffers, done_with = Buffers(schedule), schedule.last_reads
     for node in schedule.nodes:
@@ -60,7 +59,8 @@ def execute(
                 values[node.name] = work(runtime.collectives)
             else:
                 label = f"{schedule.name}.{node.name}"
-                values[node.name] = streams[node.stream].submit(label, work)
+                stream = runtime.stream_of(node.stream, axis, serial)
+                values[node.name] = stream.submit(label, work)
             del work
         del read
         for name in done_with.get(node.name, ()):  # what still moves holds what it needs

@@ -33,8 +33,7 @@ class Unfolding:
         places: Mapping[str, Tensor] | None = None,
     ) -> None:
         """places: memory that gathers write to. serial: each communication blocks its caller."""
-        self._schedule, self._axis = schedule, axis
-        self._streams = runtime.serial_streams if serial else runtime.streams
+        self._schedule, self._axis, self._runtime, self._serial = schedule, axis, runtime, serial
         self._places = places or {}
         self._nodes = {node.name: node for node in schedule.nodes}
         self._unissued: dict[Stream, list[Node]] = {}
@@ -91,5 +90,6 @@ class Unfolding:
         out = self._places.get(node.name)
         work = communication(self._schedule, node, value, self._axis, out)
         label = f"{self._schedule.name}.{node.name}"
-        self._pending[node.name] = self._streams[node.stream].submit(label, work)
+        stream = self._runtime.stream_of(node.stream, self._axis, self._serial)
+        self._pending[node.name] = stream.submit(label, work)
         self._free(node.name)

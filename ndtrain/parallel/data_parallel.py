@@ -4,7 +4,7 @@
     traffic.arm()          # before the last micro-batch's backward
     loss.backward()        # each bucket's reduce-scatter starts when its last gradient is there
     traffic.reduce()       # waits; every bucket now has `own_gradient`
-    traffic.update(norm, step)   # each all-gather starts when its bucket is updated; each block
+    traffic.update(norm, step)   # each all-gather starts when its bucket is updated; each module
                                  # of the next forward waits for its own before it computes
     traffic.finish()       # before anybody else reads the parameters (a save)
 
@@ -158,10 +158,10 @@ class BucketTraffic:
         return hook
 
     def _hook_modules(self, model: Qwen3) -> None:
-        """Embedding and blocks wait for their own buckets, the last norm for all."""
+        """Each module waits for its own weights, the last norm for all: the head has no hook."""
         needed: dict[nn.Module, list[int]] = defaultdict(list)
         for index, bucket in enumerate(self._buckets):
-            for name in {_stage(member.name) for member in bucket.members}:
+            for name in {member.name.rpartition(".")[0] for member in bucket.members}:
                 needed[model.get_submodule(name)].append(index)
         for module, indices in needed.items():
             module.register_forward_pre_hook(self._waiting_for(indices))
@@ -190,9 +190,3 @@ def completion_order(
     ]
     late = [index for index in range(len(members)) if index not in whole]
     return set(whole), [*whole, *late]
-
-
-def _stage(parameter: str) -> str:
-    """The module whose forward first needs the parameter: its block, or the module itself."""
-    parts = parameter.split(".")
-    return ".".join(parts[:2]) if parts[0] == "layers" else parts[0]

@@ -40,8 +40,7 @@ def device_runtime(
     main = lanes["main"]
     no_groups = Collectives(GlooTransport("host"), spans)
     streams: Streams = {
-        "gather": DeviceStream(lanes["gather"], module),
-        "scatter": DeviceStream(lanes["scatter"], module),
+        **{lane: DeviceStream(lanes[lane], module) for lane in LANES[1:]},
         "dma": DeviceStream(no_groups, module, copies_host_memory=True),
         "host": BackgroundStream("host", no_groups),
     }

@@ -71,5 +71,5 @@ def _num_products(seconds: float) -> int:
 
 
 def _hop(runtime: Runtime, axis: Axis, x: Tensor) -> Pending:
-    stream = runtime.streams["gather"]
+    stream = runtime.stream_of("gather", axis)
     return stream.submit("measure", lambda c: c.permute(x, axis, 1, "measure", "gather"))

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
-# Who calls collectives: the main thread, and one background stream each for gathers and scatters.
-# Each has process groups of its own, so that their calls cannot mix.
-LANES = ("main", "gather", "scatter")
+# Who calls collectives: the main thread, and for each axis a background stream of gathers and one
+# of scatters, with process groups of its own, so that their calls cannot mix. The axes share no
+# stream, or a layer's hop would wait behind a whole bucket.
+LANES = ("main", "gather", "scatter", "data_gather", "data_scatter")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Axis:
     @property
     def size(self) -> int:
         return len(self.ranks)
+
+    def lane(self, stream: str) -> str:
+        """Of LANES: who moves what a schedule puts on `stream`, gather or scatter."""
+        return f"data_{stream}" if self.name == "data" else stream
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Mesh:
         lines = axis_lines(tp, dp, num_kv_replicas)
         return cls(
             world=_axis("world", lines["world"], rank, LANES[:1]),
-            data=_axis("data", lines["data"], rank, LANES),
-            tensor=_axis("tensor", lines["tensor"], rank, LANES),
+            data=_axis("data", lines["data"], rank, (LANES[0], *LANES[3:])),
+            tensor=_axis("tensor", lines["tensor"], rank, LANES[:3]),
             key_value=_axis("key_value", lines["key_value"], rank, LANES[:1]),
         )
 

@@ -16,9 +16,9 @@ from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.flight import FlightRecorder
 from ndtrain.runtime.give_way import let_transfers_give_way
 from ndtrain.runtime.gloo import GlooTransport
-from ndtrain.runtime.mesh import Mesh
+from ndtrain.runtime.mesh import LANES, Axis, Mesh
 from ndtrain.runtime.still import StillTransport
-from ndtrain.runtime.streams import BackgroundStream, InlineStream, Streams
+from ndtrain.runtime.streams import BackgroundStream, InlineStream, Stream, Streams
 from ndtrain.runtime.traced import Trace
 
 
@@ -27,7 +27,7 @@ class Runtime:
     device: torch.device
     mesh: Mesh
     collectives: Collectives  # of the main thread: they block
-    streams: Streams  # in the background: gather, scatter, dma; `host` has work of the host alone
+    streams: Streams  # in the background: LANES but main, dma; `host` has work of the host alone
     serial_streams: Streams  # the same operations, one at a time, in the main thread
     spans: SpanRecorder
     flights: Mapping[str, FlightRecorder] = field(default_factory=dict)  # by lane
@@ -39,6 +39,12 @@ class Runtime:
     def has_times(self) -> bool:
         """Whether spans say when the device worked: only where the host itself computes."""
         return self.spans.enabled
+
+    def stream_of(self, stream: str, axis: Axis, serial: bool = False) -> Stream:
+        """Where a schedule's communication over the axis goes; over one rank nothing moves."""
+        if serial or axis.size == 1:
+            return self.serial_streams[axis.lane(stream)]
+        return self.streams[axis.lane(stream)]
 
     def compute(self, name: str) -> AbstractContextManager[None]:
         """A span on the compute track, or of a traced step a name for its instructions."""
@@ -63,7 +69,7 @@ def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
         return Runtime(torch.device("cpu"), mesh, main, {**streams, **copies}, streams, spans)
     mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
     let_transfers_give_way()
-    lanes = {lane: Collectives(GlooTransport(lane), spans) for lane in ("gather", "scatter")}
+    lanes = {lane: Collectives(GlooTransport(lane), spans) for lane in LANES[1:]}
     background = {lane: BackgroundStream(lane, own) for lane, own in lanes.items()} | copies
     flights = {lane: own.flight for lane, own in {"main": main, **lanes}.items()}
     return Runtime(torch.device("cpu"), mesh, main, background, streams, spans, flights)
@@ -81,4 +87,4 @@ def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtim
 def inline(collectives: Collectives) -> Streams:
     """Streams that run what they are given at once."""
     stream = InlineStream(collectives)
-    return dict.fromkeys(("gather", "scatter", "dma", "host"), stream)
+    return dict.fromkeys((*LANES[1:], "dma", "host"), stream)

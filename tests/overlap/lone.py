@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ndtrain.core.spans import SpanRecorder
 from ndtrain.runtime.collectives import Collectives
-from ndtrain.runtime.mesh import Axis, Mesh
+from ndtrain.runtime.mesh import LANES, Axis, Mesh
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.runtime.streams import BackgroundStream, InlineStream, Pending, Work
 
@@ -88,7 +88,7 @@ def lone(
     stream: type[Told] = Told,
 ) -> Runtime:
     spans = SpanRecorder()
-    lanes = ("gather", "scatter", "dma", "host")
+    lanes = (*LANES[1:], "dma", "host")
     return Watched(
         device=torch.device("cpu"),
         mesh=Mesh.place(rank, size, 1),

@@ -14,6 +14,7 @@ import torch
 from ndtrain.core.errors import UserError
 from ndtrain.runtime.device_streams import DeviceStream
 from ndtrain.runtime.host_collectives import ByDevice
+from ndtrain.runtime.mesh import LANES
 from ndtrain.runtime.neuron_environment import STREAM_VARIABLES, missing_variables
 from ndtrain.runtime.start_neuron import BACKEND, require_neuron, start_neuron
 from tests.runtime.stand_in_neuron import StandIn
@@ -100,5 +101,5 @@ def test_one_rank_says_what_it_is(device: StandIn) -> None:
     assert (runtime.has_times, runtime.has_permute, runtime.trace) == (False, False, None)
     assert isinstance(runtime.collectives.transport, ByDevice)
     lanes = {name for name, one in runtime.streams.items() if isinstance(one, DeviceStream)}
-    assert lanes == {"gather", "scatter", "dma"}
+    assert lanes == {*LANES[1:], "dma"}
     assert BACKEND == "cpu:gloo,neuron:neuron"
