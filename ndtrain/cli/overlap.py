@@ -11,6 +11,7 @@ import click
 from ndtrain.cli import terminal
 from ndtrain.cli.arguments import PASS_ON_OPTIONS, check_overrides, complete_config
 from ndtrain.cli.figures import Given, describe, figure_options, read_figures
+from ndtrain.cli.overlap_graphs import compare_graphs
 from ndtrain.core.errors import Unhealthy, UserError
 
 if TYPE_CHECKING:
@@ -156,12 +157,13 @@ def _print(panel: Panel, parts: list[Part]) -> None:
 
 
 def _summary(timeline: Timeline) -> str:
-    hidden = timeline.efficiency
+    hidden, slowdown = timeline.efficiency, timeline.compute_slowdown
     return (
         f"{timeline.makespan_s * 1e3:.3f} ms, compute {timeline.compute_s * 1e3:.3f}, "
         f"communication {timeline.communication_s * 1e3:.3f}, "
         f"exposed {timeline.exposed_s * 1e3:.3f}, "
         f"efficiency {'n/a' if hidden is None else f'{round(hidden, 2) + 0.0:.2f}'}"
+        f"{f', compute x{slowdown:.2f}' if slowdown >= 1.005 else ''}"
     )
 
 
@@ -178,6 +180,7 @@ def _figures(timeline: Timeline) -> dict[str, float | None]:
         "communication_s": timeline.communication_s,
         "exposed_s": timeline.exposed_s,
         "efficiency": timeline.efficiency,
+        "compute_slowdown": timeline.compute_slowdown,
     }
 
 
@@ -191,7 +194,7 @@ def _figures(timeline: Timeline) -> dict[str, float | None]:
 )
 @click.option("--mode", type=click.Choice(FORMS), help="Only this form; by default all of them.")
 @click.option(
-    "--hlo", is_flag=True, help="Also trace the layer with torch-xla and compare the graph."
+    "--hlo", is_flag=True, help="Also trace layer and step with torch-xla and compare the graphs."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -209,19 +212,19 @@ def verify(
     No race, no deadlock, the same communications in the same order on all ranks, every buffer
     written once and before it is read, every shape as it should be. Exit code 3 if anything is not.
 
-    --hlo: torch-xla traces each rank's layer, forward and backward, on this machine. For every
-    pair of a product and a communication the graph has to say what the schedules say: what waits
-    for what, and what is free to run beside it. Whether a compiler uses that, only a device shows.
-    Given up is what separate streams would run side by side, and one order of all communications
-    does not.
+    --hlo: torch-xla traces each rank's layer, forward and backward, on this machine, and the step
+    of ZeRO's buckets on a narrow copy of the model. For every pair of compute and a communication
+    the graph has to say what the schedules say: what waits for what, and what is free to run beside
+    it. Whether a compiler uses that, only a device shows. Given up is what separate streams would
+    run side by side, and one order of all communications does not.
     """
     loaded, layout = _load_for(ctx, config, overrides, world_size)
     tp, dp = loaded.parallel.tp, layout.dp
-    if hlo and tp == 1:
+    if hlo and tp * dp == 1:
         raise UserError("on one rank nothing is communicated", "--hlo", "set parallel.tp above 1")
     found = _verified(loaded, layout, (mode,) if mode else FORMS)
     if hlo:
-        _compare_graphs(loaded, found)
+        compare_graphs(loaded, layout.dp, found)
     if as_json:
         num_problems = sum(len(row["problems"]) for row in found)
         terminal.print_json({"tp": tp, "dp": dp, "ok": num_problems == 0, "schedules": found})
@@ -281,28 +284,3 @@ def _verified(config: Config, layout: BucketLayout, modes: tuple[str, ...]) -> l
             row = {"mode": mode, "operation": operation, "pass": when, "problems": listed}
             found.append(row)
     return found
-
-
-def _compare_graphs(config: Config, rows: list[dict[str, Any]]) -> None:
-    """Adds to each row what torch-xla's graphs say: counts of one rank, problems of all."""
-    from ndtrain.parallel.layer_hlo import head_lowering, layer_lowering
-    from ndtrain.runtime.dtypes import DTYPES
-    from ndtrain.train.build import shape_of
-
-    shape, dtype = shape_of(config.model), DTYPES[config.train.compute_dtype]
-    length, batch = config.data.sequence_length, config.train.micro_batch_size
-    tp = config.parallel.tp
-    for mode in dict.fromkeys(row["mode"] for row in rows):
-        for rank in range(tp):
-            step = (shape, length, batch, tp, rank, mode, dtype)
-            found = {**layer_lowering(*step), ("head", "forward"): head_lowering(*step)}
-            for row in (row for row in rows if row["mode"] == mode):
-                comparison = found.get((row["operation"], row["pass"]))
-                if comparison is None:  # the buckets, whose compute is autograd's
-                    continue
-                row |= {
-                    "pairs": comparison.num_pairs,
-                    "free": comparison.num_free,
-                    "given_up": len(comparison.given_up),
-                }
-                row["problems"] += [f"rank {rank}: {problem}" for problem in comparison.problems]

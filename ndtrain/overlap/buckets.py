@@ -57,7 +57,7 @@ def bucket_schedule(
     Not in the background, everything waits for everything: the blocking form.
     """
     graph, blocks = ScheduleBuilder("buckets", ("batch",)), not in_background
-    last = f"gradients_{order[-1]}"
+    gradients = tuple(f"gradients_{bucket}" for bucket in order)
     scatters: list[str] = []
     for bucket in order:
         graph.compute(f"gradients_{bucket}", work.gradients(bucket), ("batch",))
@@ -66,7 +66,7 @@ def bucket_schedule(
     if blocks:
         for bucket in order:
             name, value = f"scatter_{bucket}", f"gradients_{bucket}"
-            scatters.append(graph.reduce_scatter(name, value, (last,)))
+            scatters.append(graph.reduce_scatter(name, value, gradients))
     norm = graph.compute("norm", work.norm, scatters)
     arrived = ""
     for bucket in update_order(len(order)):

@@ -18,6 +18,7 @@ _OPCODE = re.compile(r"(?:^|[\s})\]])(?P<opcode>[a-z][a-z0-9-]*)\(")
 _NAME = re.compile(r"%([\w.-]+)")
 _SCOPES = re.compile(r'op_name="([^"]*)"')
 _GROUP = re.compile(r"\{([\d,]*)\}")
+_OWN_SCOPES = ("aten__", "xla__")
 
 COLLECTIVES = frozenset(
     {"all-gather", "reduce-scatter", "collective-permute", "all-reduce", "all-to-all"}
@@ -111,10 +112,14 @@ def _split(rest: str) -> tuple[str, str]:
 
 
 def _label(attributes: str) -> str:
-    """torch-xla writes `scope.NUMBER/scope.NUMBER/operation`, the innermost scope last."""
+    """torch-xla writes `scope.NUMBER/scope.NUMBER/operation`, the innermost scope last.
+
+    Some operations of torch-xla open a scope of their own, which nobody has recorded.
+    """
     found = _SCOPES.search(attributes)
     scopes = found[1].split("/")[:-1] if found else []
-    return scopes[-1].rpartition(".")[0] if scopes else ""
+    recorded = [scope for scope in scopes if not scope.startswith(_OWN_SCOPES)]
+    return recorded[-1].rpartition(".")[0] if recorded else ""
 
 
 def _groups(attributes: str) -> tuple[tuple[int, ...], ...]:

@@ -65,14 +65,14 @@ class Comparison:
 
 def compare(parts: Sequence[Part], graph: HloGraph, lines: Lines) -> list[Comparison]:
     """parts: in the order in which they were recorded. Returns a comparison for each."""
-    found, missing = _instructions(parts, graph, lines)
+    found, missing = find_instructions(parts, graph, lines)
     strays = _strays(parts, graph)
     if any(missing) or strays:  # without its instructions a pair cannot be looked up
         return [
             Comparison(0, 0, [], some + (strays if place == 0 else []))
             for place, some in enumerate(missing)
         ]
-    expected = Reach(_dependencies(parts))
+    expected = Reach(dependencies(parts))
     return [_compare_part(part, parts, found, expected, graph) for part in parts]
 
 
@@ -80,7 +80,7 @@ def is_product(node: Node) -> bool:
     return isinstance(node, Compute) and isinstance(node.operation, _PRODUCTS)
 
 
-def _dependencies(parts: Sequence[Part]) -> dict[str, list[str]]:
+def dependencies(parts: Sequence[Part]) -> dict[str, list[str]]:
     """Label -> labels that it waits for."""
     waits: dict[str, list[str]] = {}
     latest: str | None = None  # communication of whichever part
@@ -96,7 +96,7 @@ def _dependencies(parts: Sequence[Part]) -> dict[str, list[str]]:
     return waits
 
 
-def _instructions(
+def find_instructions(
     parts: Sequence[Part], graph: HloGraph, lines: Lines
 ) -> tuple[dict[str, str], list[list[str]]]:
     """Label -> the instruction that is the node's product or communication; problems by part."""
@@ -157,7 +157,7 @@ def _compare_part(
         if not isinstance(node, Compute)
     ]
     num_pairs = num_free = 0
-    problems = _order(part, moving, found, graph)
+    problems = lost_order(part, moving, found, graph)
     for product in (part.label(node) for node in part.schedule.nodes if is_product(node)):
         for moved in moving:
             pairs = ((moved, product), (product, moved))
@@ -173,7 +173,7 @@ def _compare_part(
     return Comparison(num_pairs, num_free, _given_up(part, expected), problems)
 
 
-def _order(
+def lost_order(
     part: Part, moving: Sequence[str], found: Mapping[str, str], graph: HloGraph
 ) -> list[str]:
     """Communications of this part that the graph does not keep in the order of recording."""

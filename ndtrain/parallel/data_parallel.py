@@ -42,7 +42,7 @@ class BucketTraffic:
         self._in_background = in_background and runtime.mesh.data.size > 1
         members = [[member.name for member in bucket.members] for bucket in buckets]
         self._whole, self._order = completion_order(members, shards)
-        self._schedule = bucket_schedule(self._order, self._in_background)
+        self.schedule = bucket_schedule(self._order, self._in_background)
         self._reducing: Unfolding | None = None  # of the step whose gradients come in
         self._gathering: Unfolding | None = None  # of the step whose weights go out
         self._armed = False
@@ -72,7 +72,7 @@ class BucketTraffic:
         self._complete = set()
         places = {f"gather_{index}": bucket.values for index, bucket in enumerate(self._buckets)}
         axis, serial = self._runtime.mesh.data, not self._in_background
-        self._reducing = Unfolding(self._schedule, self._runtime, axis, serial, places)
+        self._reducing = Unfolding(self.schedule, self._runtime, axis, serial, places)
 
     def reduce(self) -> None:
         """Leaves in each bucket's `own_gradient` the sum over all ranks that hold the range."""
@@ -106,6 +106,7 @@ class BucketTraffic:
         for index in update_order(len(self._buckets)):
             bucket = self._buckets[index]
             unfolding.begin(f"update_{index}")
+            bucket.master.grad = unfolding.read(f"update_{index}", f"scatter_{index}")
             with self._runtime.compute(f"buckets.update_{index}"):
                 step(index)
                 bucket.master.grad = None
@@ -147,7 +148,8 @@ class BucketTraffic:
     def _accumulate(self, index: int, total: Tensor) -> Callable[[Tensor], None]:
         def hook(parameter: Tensor) -> None:
             assert parameter.grad is not None
-            total.add_(parameter.grad)
+            with self._runtime.compute(f"buckets.gradients_{index}"):
+                total.add_(parameter.grad)
             parameter.grad = None
             if not self._armed:
                 return

@@ -43,7 +43,8 @@ class TracedAdamW(ShardedAdamW):
         Collective over the mesh.
         """
         self.traffic.reduce()
-        norm = self._recorded_norm(loss)
+        with self.runtime.compute("buckets.norm"):
+            norm = self._recorded_norm(loss)
         is_sound = torch.isfinite(norm)
         limit = self.clip_norm
         scale = None if limit is None else (limit / norm).clamp(max=1.0)

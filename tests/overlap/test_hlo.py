@@ -19,7 +19,7 @@ ENTRY %IrToHlo.18 (p0.1: f32[8,8], p1.2: f32[]) -> (f32[4,8]) {
   %tuple.11 = (f32[8,8]{1,0}, f32[16,8]{1,0}) tuple(f32[8,8]{1,0} %p0.1, f32[16,8]{1,0} %all-gather.5)
   %opt-barrier.12 = (f32[8,8]{1,0}, f32[16,8]{1,0}) opt-barrier((f32[8,8]{1,0}, f32[16,8]{1,0}) %tuple.11)
   %get-tuple-element.13 = f32[8,8]{1,0} get-tuple-element((f32[8,8]{1,0}, f32[16,8]{1,0}) %opt-barrier.12), index=0
-  %dot.15 = f32[8,8]{0,1} dot(f32[8,8]{1,0} %get-tuple-element.13, f32[8,8]{1,0} %p0.1), lhs_contracting_dims={1}, metadata={op_name="layer.qkv.product.3/aten__mm"}
+  %dot.15 = f32[8,8]{0,1} dot(f32[8,8]{1,0} %get-tuple-element.13, f32[8,8]{1,0} %p0.1), lhs_contracting_dims={1}, metadata={op_name="layer.qkv.product.3/aten__mm.2/aten__mm"}
   %dot.16 = f32[8,8]{0,1} dot(f32[8,8]{1,0} %p0.1, f32[8,8]{1,0} %p0.1), metadata={op_name="aten__mm"}
   %collective-permute.69 = f32[8,8]{1,0} collective-permute(f32[8,8]{1,0} %dot.16), source_target_pairs={{0,1},{1,0}}, metadata={op_name="x.1/y"}
   %reduce-scatter.7 = f32[4,8]{1,0} reduce-scatter(f32[8,8]{1,0} %dot.16), replica_groups={{0,1}}, to_apply=%AddComputation.20
