@@ -44,7 +44,8 @@ def execute(
     """
     if runtime.trace is not None:
         return execute_traced(schedule, inputs, runtime, axis)
-    streams = runtime.serial_streams if serial else runtime.streams
+    # Where nothing moves nothing is queued either: it would wait for another axis's transfers.
+    streams = runtime.serial_streams if serial or axis.size == 1 else runtime.streams
     values: dict[str, Value] = dict(zip(schedule.inputs, inputs, strict=True))
     buffers, done_with = Buffers(schedule), schedule.last_reads
     for node in schedule.nodes:
