@@ -75,7 +75,11 @@ class Offloaded:
             return known[key]
 
         with saved_tensors_hooks(pack, self._unpack):
-            return inner(x, *shared)
+            out = inner(x, *shared)
+        # Autograd keeps `pack` as long as what it packed, and with it everything that was held.
+        known.clear()
+        held.clear()
+        return out
 
     def wait_until_stored(self) -> None:
         for away in self._alive():

@@ -3,7 +3,8 @@
     runtime = device_runtime(torch.device("neuron"), torch.neuron, transport_of, tp, dp, kv_heads)
 
 Each lane has a stream and process groups of its own: one communicator may not be used by two
-streams at once. The main lane is the stream that computes.
+streams at once. The main lane is the stream that computes. A call that the flight recorders have
+as done was issued: where a device hangs, the host's stack says what it waits for.
 """
 
 from collections.abc import Callable

@@ -12,6 +12,10 @@ from torch import Tensor
 from ndtrain.ops.norm import wide
 from ndtrain.runtime.mesh import Axis
 
+# torch 2.13 renames them and warns of the old names; before, the new ones do not exist.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class DeviceTransport:
     def __init__(self, lane: str) -> None:
@@ -22,14 +26,14 @@ class DeviceTransport:
         gathered = x.new_empty((axis.size * x.shape[0], *x.shape[1:])) if out is None else out
         if _memory(x) == _memory(gathered):
             x = x.clone()  # nothing promises that a collective may read what it writes
-        dist.all_gather_into_tensor(gathered, x, axis.groups[self._lane])
+        _all_gather(gathered, x, axis.groups[self._lane])
         return gathered
 
     def reduce_scatter(self, x: Tensor, axis: Axis) -> Tensor:
         """In the wide dtype, as the other transports add; the order is the backend's."""
         widened = x.to(wide(x.dtype))
         own = widened.new_empty((x.shape[0] // axis.size, *x.shape[1:]))
-        dist.reduce_scatter_tensor(own, widened, group=axis.groups[self._lane])
+        _reduce_scatter(own, widened, group=axis.groups[self._lane])
         return own.to(x.dtype)
 
     def permute(self, x: Tensor, axis: Axis, shift: int, out: Tensor) -> None:

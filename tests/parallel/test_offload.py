@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.parallel import offload
@@ -81,6 +82,26 @@ def test_training_with_and_without_is_equal_bit_for_bit(mode: str) -> None:
         returned = {name.removesuffix(".back") for name in copies if name.endswith(".back")}
         assert outward == returned
         assert {name.split(".")[1] for name in outward} == {"0", "1"}
+
+
+def test_what_has_left_is_not_kept_beside_its_copy(monkeypatch) -> None:
+    left: list[StorageWeakRef] = []
+    store = offload.Offloaded._store
+
+    def stored(block: offload.Offloaded, y: Tensor) -> offload.Away:
+        left.append(StorageWeakRef(y.untyped_storage()))
+        return store(block, y)
+
+    monkeypatch.setattr(offload.Offloaded, "_store", stored)
+    runtime = lone(1, 0)
+    model = model_on(runtime)
+    tokens, targets, starts = batch(0, SHAPE)
+    weights = torch.full(targets.shape, 1 / targets.numel())
+    loss = model.loss(tokens, targets, weights, None, starts)
+    runtime.streams["dma"].submit("last", lambda c: None).wait()  # the copies before it have ended
+    assert left
+    assert [one.expired() for one in left] == [True] * len(left)
+    loss.backward()
 
 
 def test_what_is_kept_twice_travels_once_and_weights_stay() -> None:

@@ -1,5 +1,6 @@
 """Training on the runtime of a device with streams, whose device is the stand-in."""
 
+from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,14 @@ from ndtrain.parallel.offload import offload_activations
 from ndtrain.parallel.recompute import recompute
 from ndtrain.parallel.zero import ShardedAdamW
 from ndtrain.runtime.device_runtime import device_runtime
+from ndtrain.runtime.device_streams import DevicePending, DeviceStream
 from ndtrain.runtime.device_transport import DeviceTransport
 from ndtrain.runtime.runtime import Runtime, start_cpu
+from ndtrain.runtime.streams import Pending, Work
 from tests.parallel.small import SHAPE, loss_of
 from tests.runtime.stand_in_neuron import StandIn, Watch
 
-STEPS = 2
+STEPS = 3
 
 
 class Case(NamedTuple):
@@ -39,7 +42,16 @@ class Outcome(NamedTuple):
     parameters: dict[str, Tensor]
     snapshots: list[Tensor]
     races: list[str]
-    num_hidden: int  # collectives with a product beside them
+    hidden: Counter[str]  # collectives with a product beside them, by kind
+
+
+class Forgetful(DeviceStream):
+    """A mutant: keeps nothing of what an operation reads."""
+
+    def submit(self, name: str, work: Work) -> DevicePending:
+        pending = super().submit(name, work)
+        pending.use.work = None
+        return pending
 
 
 def streamed(device: StandIn, tp: int, dp: int) -> Runtime:
@@ -48,14 +60,24 @@ def streamed(device: StandIn, tp: int, dp: int) -> Runtime:
 
 
 def run(rank: int, case: Case, on_device: bool, broken: tuple[str, ...] = ()) -> Outcome:
-    """A few steps with a snapshot of the weights behind each."""
+    """A few steps with a snapshot of the weights behind the second.
+
+    broken: what a mutant leaves out, a method of `StandIn` or `references`.
+    """
     if not on_device:
         return _train(start_cpu(case.tp, case.dp, SHAPE.num_kv_heads), case)
     device = StandIn(broken)
     runtime = streamed(device, case.tp, case.dp)
+    if "references" in broken:
+        for stream in runtime.streams.values():
+            if isinstance(stream, DeviceStream):
+                stream.__class__ = Forgetful
     with Watch(device) as watch:
         outcome = _train(runtime, case)
-    return outcome._replace(races=sorted(set(watch.races)), num_hidden=len(watch.hidden()))
+    seen = [one for one in watch.operations if one.name.startswith("c10d")]
+    assert len(seen) == sum(flight.sequence for flight in runtime.flights.values())
+    hidden = Counter(one.name.split(".")[1] for one in watch.hidden())
+    return outcome._replace(races=sorted(set(watch.races)), hidden=hidden)
 
 
 def _train(runtime: Runtime, case: Case) -> Outcome:
@@ -76,11 +98,13 @@ def _train(runtime: Runtime, case: Case) -> Outcome:
     if case.offloads:
         offload.SMALLEST_BYTES = 512
         offload_activations(model, runtime)
-    outcome = Outcome([], {}, [], [], 0)
+    outcome = Outcome([], {}, [], [], Counter())
     snapshots = []
     for step in range(STEPS):
         outcome.losses.append(loss_of(model, runtime, step, 2, optimizer))
         optimizer.step(1e-2)
+        if step != 1:  # the weights of the first step are gathered behind the next forward
+            continue
         optimizer.traffic.finish()
         pending = [_snapshot(runtime, bucket.values) for bucket in optimizer.buckets]
         optimizer.hold(pending)
@@ -88,12 +112,13 @@ def _train(runtime: Runtime, case: Case) -> Outcome:
     for one in snapshots:
         one.wait_until_ended()
         outcome.snapshots.append(one.wait())
+    optimizer.traffic.finish()
     offload.SMALLEST_BYTES = 16 * 1024
     for name, value in model.named_parameters():
         outcome.parameters[name] = value.detach().clone()
     return outcome
 
 
-def _snapshot(runtime: Runtime, values: Tensor):  # type: ignore[no-untyped-def]
+def _snapshot(runtime: Runtime, values: Tensor) -> Pending:
     host = torch.empty(values.shape, dtype=values.dtype)
     return runtime.streams["dma"].submit("snapshot", lambda c: c.copy(values, "snapshot", host))

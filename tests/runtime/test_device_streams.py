@@ -15,10 +15,11 @@ from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.device_streams import DevicePending, DeviceStream
 from ndtrain.runtime.mesh import Mesh
 from ndtrain.runtime.runtime import Runtime, inline
-from ndtrain.runtime.streams import StreamError, Work
+from ndtrain.runtime.streams import StreamError
 from tests.overlap.cases import OPERATIONS, build, inputs
 from tests.overlap.lone import Loopback
 from tests.runtime.stand_in_neuron import Event, StandIn, Watch
+from tests.runtime.streamed_run import Forgetful
 
 SIZE, RANK = 2, 0
 
@@ -29,15 +30,6 @@ def collectives() -> Collectives:
 
 def stream_of(device: StandIn, **options: Any) -> DeviceStream:
     return DeviceStream(collectives(), device, **options)
-
-
-class Forgetful(DeviceStream):
-    """A mutant: keeps nothing of what an operation reads."""
-
-    def submit(self, name: str, work: Work) -> DevicePending:
-        pending = super().submit(name, work)
-        pending.use.work = None
-        return pending
 
 
 def lone(device: StandIn, kind: type[DeviceStream] = DeviceStream) -> Runtime:
