@@ -12,13 +12,10 @@ import sys
 import time
 import traceback
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
-from ndtrain.config.checks import check, resolve
 from ndtrain.config.load import Loaded, load
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import Unhealthy, UserError
@@ -29,36 +26,39 @@ from ndtrain.observe.run_directory import RunDirectory, State, Status
 from ndtrain.observe.sinks import JsonlSink, Sink
 from ndtrain.observe.trace import merge_traces
 from ndtrain.observe.trackers import open_trackers, require_trackers
-from ndtrain.runtime.runtime import Runtime, start_cpu
+from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import Bystander, together
 from ndtrain.train.build import Training, build
 from ndtrain.train.loop import Loop
 from ndtrain.train.overlap_report import overlap_report
-from ndtrain.train.place import RENDEZVOUS, threads_per_rank
 from ndtrain.train.report import Report
 from ndtrain.train.resume import Start, find_start, lock_run
 from ndtrain.train.save import Saver
+from ndtrain.train.start_rank import (
+    is_first_rank,
+    local_rank,
+    rank_config,
+    rank_group,
+    said_once,
+    start_runtime,
+    world_size_here,
+)
 from ndtrain.train.stop import EXIT_STOPPED, Request, StopRequests, exit_code
 from ndtrain.train.watchdog import Watchdog, hang_path
 
 
 def run_rank(loaded: Loaded) -> int:
     """Trains; returns the exit code. Prints errors itself."""
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    world_size = world_size_here()
     try:
-        config = _checked(loaded, world_size)
+        config = rank_config(loaded, world_size)
+        with said_once():
+            require_trackers(config.observe.trackers)
         directory = RunDirectory(Path(config.run.directory) / config.run.name)
-        is_first = os.environ.get("RANK", "0") == "0"
-        requests = StopRequests(directory.path, config.train.max_minutes, is_first)
+        requests = StopRequests(directory.path, config.train.max_minutes, is_first_rank())
         requests.listen()
-        torch.set_num_threads(threads_per_rank(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        if world_size > 1:
-            _join_group(world_size, timedelta(seconds=config.guards.setup_seconds))
-        try:
+        with rank_group(config, world_size):
             code = _train(config, loaded, directory, requests)
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
     except Bystander as error:
         return error.exit_code
     except UserError as error:
@@ -71,16 +71,6 @@ def run_rank(loaded: Loaded) -> int:
     return 0 if code == EXIT_STOPPED and is_torchrun else code
 
 
-def _join_group(world_size: int, timeout: timedelta) -> None:
-    """Local ranks meet at a file of their launcher, others where torchrun says."""
-    rendezvous = os.environ.get(RENDEZVOUS)
-    if rendezvous is None:
-        dist.init_process_group("gloo", timeout=timeout)
-    else:
-        rank = int(os.environ["RANK"])
-        dist.init_process_group("gloo", rendezvous, timeout, world_size, rank)
-
-
 def _unexpected(error: Exception, log: Path) -> int:
     """A bug, or a rank that this one talked to is gone: the traceback is for the log."""
     if not log.exists():
@@ -91,18 +81,8 @@ def _unexpected(error: Exception, log: Path) -> int:
     return 1
 
 
-def _checked(loaded: Loaded, world_size: int) -> Config:
-    try:
-        check(loaded.config, world_size, loaded.origins)
-        require_trackers(loaded.config.observe.trackers)
-        return resolve(loaded.config, world_size)
-    except UserError as error:
-        # Every rank finds the same; one says it.
-        raise error if os.environ.get("RANK", "0") == "0" else Bystander(error.exit_code) from None
-
-
 def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: StopRequests) -> int:
-    runtime = _start_runtime(config)
+    runtime = start_runtime(config)
     rank = runtime.mesh.world.rank
     lock = together(runtime, lambda: lock_run(directory.path) if rank == 0 else None, "lock")
     start = find_start(config, loaded, directory, runtime)
@@ -175,8 +155,7 @@ def _train_in(
         note(runtime.about)
     for line in start.describe(config):
         note(line)
-    is_node_leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    training = build(config, runtime, is_node_leader, note, start)
+    training = build(config, runtime, local_rank() == 0, note, start)
     report = _report(training, directory, sinks, start)
     report.status("running")
     saver = Saver(training, directory, note)
@@ -218,15 +197,6 @@ def _record_hang(directory: RunDirectory, text: str) -> None:
         reason = "hung: " + text.replace("\n", "; ")
         directory.write_status(replace(status, state="failed", reason=reason, retryable=True))
         append_event(directory.events_file, status.step, reason)
-
-
-def _start_runtime(config: Config) -> Runtime:
-    tp, dp, num_kv_heads = config.parallel.tp, _dp(config), config.model.num_kv_heads
-    if config.runtime.device == "cpu":
-        return start_cpu(tp, dp, num_kv_heads)
-    from ndtrain.runtime.start_xla import start_xla  # needs torch-xla
-
-    return start_xla(tp, dp, num_kv_heads)
 
 
 def _describe(config: Config, runtime: Runtime, directory: RunDirectory) -> str:
@@ -300,11 +270,6 @@ def _merge_traces(config: Config, runtime: Runtime, directory: RunDirectory) -> 
     if world.rank == 0:
         files = [directory.trace_file(rank) for rank in world.ranks]
         merge_traces(files, directory.merged_trace_file)
-
-
-def _dp(config: Config) -> int:
-    assert isinstance(config.parallel.dp, int), "`resolve` has filled it in"
-    return config.parallel.dp
 
 
 if __name__ == "__main__":

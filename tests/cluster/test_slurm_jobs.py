@@ -51,8 +51,11 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def submit(self, name: str, *overrides: str, nodes: int = 2) -> str:
-        """Writes the script of a job and gives it to sbatch; returns the job's id."""
+    def submit(self, name: str, *overrides: str, nodes: int = 2, time: str = "30") -> str:
+        """Writes the script of a job and gives it to sbatch; returns the job's id.
+
+        time: the job's limit, in minutes.
+        """
         script = self.folder / f"{name}.sbatch"
         options = ["--nodes", str(nodes), "--hardware", "cpu", "--nproc-per-node", "2"]
         self.ndtrain(
@@ -60,6 +63,7 @@ class Cluster:
             str(self.config),
             *options,
             f"--sbatch=--export=ALL,PYTHONPATH={ROOT}",
+            f"--sbatch=--time={time}",
             f"--out={script}",
             f"run.name={name}",
             *overrides,
@@ -145,6 +149,27 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
 
     assert cluster.losses("preempted") == cluster.losses(cluster.undisturbed())
     assert cluster.final_files("preempted") == cluster.final_files(cluster.undisturbed())
+
+
+def test_a_job_whose_time_is_nearly_over_saves_is_requeued_and_goes_on(cluster: Cluster) -> None:
+    """SLURM looks at the clock every 30 s, and sends the signal up to 30 s before it is due."""
+    # Due a minute after the start: the script's lead is 300 s. Few steps until then: slow ones.
+    slow = "cluster.environment=[NDTRAIN_FAULT=collective:slow:times=1000000:seconds=0.05]"
+    job = cluster.submit("limited", slow, time="6")
+    assert "#SBATCH --signal=B:USR1@300\n" in (cluster.folder / "limited.sbatch").read_text()
+    wait_until(lambda: cluster.info(job).get("Restarts") == "1", LIMIT_S, "the job is requeued")
+    cluster.lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+    assert "USR1: the ranks are asked to save and to stop" in cluster.log(job)
+    (saved,) = complete_checkpoints(cluster.folder / "limited")
+    Checkpoint(saved).verify()
+    step = int(saved.name[5:])
+    cluster.wait_for_step(job, "limited", step + 2)
+    (cluster.folder / "limited" / "STOP").touch()
+    cluster.wait_for_state(job, "FAILED")  # what is short of its steps has not finished
+    assert f"resumed {saved}" in cluster.log(job)
+    losses = cluster.losses("limited")
+    assert step + 2 <= len(losses) < STEPS
+    assert losses == cluster.losses(cluster.undisturbed())[: len(losses)]
 
 
 def test_scancel_leaves_a_state_that_loads_and_a_true_status(cluster: Cluster) -> None:
