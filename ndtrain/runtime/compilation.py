@@ -23,12 +23,14 @@ Note = Callable[[str], None]
 HEARTBEAT_S = 10.0
 SETTLED = 2  # runs of a graph after which another compilation is worth a warning
 HIT = "hit"
+UNLOADABLE = "hit, but it could not be loaded"
 
 
 class Compiled(NamedTuple):
-    """A graph that was not in this process yet. verdict: "hit", "miss: why", or "" without cache.
+    """A graph that was not in this process yet.
 
-    seconds: with the run that asked for it.
+    seconds: with the run that asked for it. verdict: HIT, UNLOADABLE, "miss: why", or "" without a
+    cache.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Lookup:
         """num_runs: of the graph in this process, this one included."""
         self._name, self._num_runs = name, num_runs
         self._hits, self._misses = self._cache.num_hits(), self._cache.num_misses()
+        self._unloadable = self._cache.num_unloadable()
         self._entries = self._cache.entries()
         self._miss = ""
 
@@ -68,9 +71,12 @@ class Lookup:
 
     def end(self, seconds: float) -> str:
         """The verdict on what was compiled or loaded."""
-        verdict = self.miss() or HIT
+        verdict = self.miss() or (HIT if self._could_load() else UNLOADABLE)
         self._records.write(self._name, self._cache.entries() - self._entries, seconds)
         return verdict
+
+    def _could_load(self) -> bool:
+        return self._cache.num_unloadable() == self._unloadable
 
     def _why(self) -> str:
         if self._num_runs > 1:

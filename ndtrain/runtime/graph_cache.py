@@ -5,9 +5,11 @@
     finished(cache.folder)          # what another node may have
 
 On Neuron it is the compiler's: a folder for each graph, `neuronxcc-2.23/MODULE_X+Y`, that all ranks
-of the node share and lock. Written from AWS's documentation, never seen from hardware. torch-xla's
-own serves its CPU device. It writes files in place and without a lock, so that another process may
-read half of one: each rank has a folder of its own.
+of the node share and lock. Written from AWS's documentation, never seen from hardware.
+
+On torch-xla's CPU device its own stands in, where it is asked for: torch-xla 2.9 finds there what
+an earlier process compiled, and then cannot load it. It writes files in place and without a lock,
+so that another process may read half of one: each rank has a folder of its own.
 """
 
 import json
@@ -33,6 +35,10 @@ class GraphCache(Protocol):
         """Of this process so far; 0 where the cache does not say."""
         ...
 
+    def num_unloadable(self) -> int:
+        """Hits that were of no use: the graph was compiled again."""
+        ...
+
     def num_misses(self) -> int:
         """Grows as soon as a graph is not found."""
         ...
@@ -50,6 +56,9 @@ class NeuronCache:
         )
 
     def num_hits(self) -> int:
+        return 0
+
+    def num_unloadable(self) -> int:
         return 0
 
     def num_misses(self) -> int:
@@ -73,19 +82,22 @@ class TorchXlaCache:
         return frozenset(f"{self._own.name}/{path.name}" for path in self._own.iterdir())
 
     def num_hits(self) -> int:
-        return self._metrics.counter_value("PersistentCacheHit") or 0
+        return self._count("Hit") + self.num_unloadable()
+
+    def num_unloadable(self) -> int:
+        return self._count("DeserializeFailure")
 
     def num_misses(self) -> int:
-        return sum(
-            self._metrics.counter_value(f"PersistentCache{what}") or 0
-            for what in ("Miss", "DeserializeFailure")
-        )
+        return self._count("Miss")
+
+    def _count(self, what: str) -> int:
+        return self._metrics.counter_value(f"PersistentCache{what}") or 0
 
 
 def find_cache(
     is_neuron: bool, local_rank: int, environment: Mapping[str, str]
 ) -> GraphCache | None:
-    """None where it is turned off, or is not a folder that can be looked into."""
+    """None where there is none, or none that can be looked into."""
     folder = cache_folder(is_neuron, environment)
     if folder is None:
         return None
@@ -93,28 +105,25 @@ def find_cache(
 
 
 def cache_folder(is_neuron: bool, environment: Mapping[str, str]) -> Path | None:
-    """By the variables of Neuron's compiler and of torch-xla themselves.
+    """`cache_place` where it is a folder."""
+    place = cache_place(is_neuron, environment)
+    return None if place is None or "://" in place else Path(place)
+
+
+def cache_place(is_neuron: bool, environment: Mapping[str, str]) -> str | None:
+    """By the variables of Neuron's compiler and of torch-xla themselves; None where there is none.
 
     Neuron: `--no_cache` and `--cache_dir` in NEURON_CC_FLAGS, then NEURON_COMPILE_CACHE_URL.
-    torch-xla: XLA_PERSISTENT_CACHE_PATH, empty for none; else `$XDG_CACHE_HOME/ndtrain/compiled`.
+    torch-xla: XLA_PERSISTENT_CACHE_PATH.
     """
-    if is_neuron:
-        return _neuron_folder(environment)
-    named = environment.get("XLA_PERSISTENT_CACHE_PATH")
-    if named is not None:
-        return Path(named) if named else None
-    home = environment.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "ndtrain" / "compiled"
-
-
-def _neuron_folder(environment: Mapping[str, str]) -> Path | None:
+    if not is_neuron:
+        return environment.get("XLA_PERSISTENT_CACHE_PATH") or None
     words = environment.get("NEURON_CC_FLAGS", "").replace("=", " ").split()
     if "--no_cache" in words:
         return None
-    place = environment.get("NEURON_COMPILE_CACHE_URL") or NEURON_DEFAULT
     if "--cache_dir" in words[:-1]:
-        place = words[words.index("--cache_dir") + 1]
-    return None if "://" in place else Path(place)
+        return words[words.index("--cache_dir") + 1]
+    return environment.get("NEURON_COMPILE_CACHE_URL") or NEURON_DEFAULT
 
 
 def finished(folder: Path) -> Iterator[str]:

@@ -8,6 +8,7 @@ evaluate again, with the run's own objects on the run's own devices. What this c
 away: no run directory is made, and no run's position moves.
 """
 
+import os
 import resource
 import sys
 import tempfile
@@ -21,7 +22,9 @@ from ndtrain.core.errors import UserError
 from ndtrain.data.loader import rank_rows
 from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.compilation import SETTLED, Compiled, Note
+from ndtrain.runtime.graph_cache import cache_place
 from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.start_xla import neuron_packages
 from ndtrain.train.agree import Bystander
 from ndtrain.train.build import Training, build
 from ndtrain.train.evaluate import evaluate
@@ -49,6 +52,7 @@ def run_rank(loaded: Loaded) -> int:
     try:
         with said_once():
             require_compiler(loaded)
+            note(f"compile cache: {_require_cache()}")
         config = rank_config(loaded, world_size)
         with rank_group(config, world_size), _nowhere(config) as scratch_config:
             precompile(scratch_config, start_runtime(config), note)
@@ -58,6 +62,19 @@ def run_rank(loaded: Loaded) -> int:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
     return 0
+
+
+def _require_cache() -> str:
+    """Where it is. Raises UserError where what is compiled would end with this process."""
+    place = cache_place("torch-neuronx" in neuron_packages(), os.environ)
+    if place is None:
+        raise UserError(
+            "there is no compile cache to fill",
+            "the environment",
+            "on Neuron leave --no_cache out of NEURON_CC_FLAGS; on torch-xla's CPU device set"
+            " XLA_PERSISTENT_CACHE_PATH to a folder",
+        )
+    return place
 
 
 @contextmanager

@@ -20,6 +20,16 @@ def test_a_rank_of_a_cluster_says_the_same(capsys: pytest.CaptureFixture[str]) -
     assert "there is nothing to compile" in capsys.readouterr().err
 
 
+def test_without_a_cache_there_is_nothing_to_fill(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XLA_PERSISTENT_CACHE_PATH", raising=False)
+    result = run("precompile", "tiny", "runtime.device=xla")
+    assert result.code == 2
+    assert "there is no compile cache to fill" in result.err
+    assert "set XLA_PERSISTENT_CACHE_PATH to a folder" in result.err
+
+
 def test_the_configuration_is_checked_before_any_rank_starts(run: Run) -> None:
     result = run("precompile", "tiny", "runtime.device=xla", "parallel.tp=3", "overlap.mode=ring")
     assert result.code == 2

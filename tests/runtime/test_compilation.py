@@ -54,13 +54,16 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.hits = self.misses = 0
+        self.hits = self.misses = self.unloadable = 0
 
     def entries(self) -> frozenset[str]:
         return frozenset(path.name for path in self.folder.iterdir() if path.is_file())
 
     def num_hits(self) -> int:
         return self.hits
+
+    def num_unloadable(self) -> int:
+        return self.unloadable
 
     def num_misses(self) -> int:
         return self.misses
@@ -69,8 +72,8 @@ class Cache:
 class Device:
     """Runs a graph by its name: loads it, or compiles it. Counts as torch-xla does: no loads."""
 
-    def __init__(self, cache: Cache, seconds: float = 0.0) -> None:
-        self.cache, self.seconds = cache, seconds
+    def __init__(self, cache: Cache, seconds: float = 0.0, can_load: bool = True) -> None:
+        self.cache, self.seconds, self.can_load = cache, seconds, can_load
         self.num_compilations = 0
         self.loaded: set[str] = set()
         self.graph = ""
@@ -81,19 +84,26 @@ class Device:
         self.loaded.add(self.graph)
         if self.graph in self.cache.entries():
             self.cache.hits += 1
-            return
-        self.cache.misses += 1
+            if self.can_load:
+                return
+            self.cache.unloadable += 1
+        else:
+            self.cache.misses += 1
         time.sleep(self.seconds)
         self.num_compilations += 1
         (self.cache.folder / self.graph).touch()
 
 
 def said_with_cache(
-    folder: Path, graphs: list[str], flags: str = "-O1", seconds: float = 0.0
+    folder: Path,
+    graphs: list[str],
+    flags: str = "-O1",
+    seconds: float = 0.0,
+    can_load: bool = True,
 ) -> list[str]:
     """Notes of a new process that runs the step, once as each of the graphs."""
     cache = Cache(folder)
-    device = Device(cache, seconds)
+    device = Device(cache, seconds, can_load)
     lookup = Lookup(cache, GraphRecords(folder, {"flags": flags}))
     watch = CompilationWatch(device.run, lambda: device.num_compilations, lookup, heartbeat_s=0.05)
     notes: list[str] = []
@@ -112,6 +122,13 @@ def test_the_first_process_misses_and_the_next_one_hits(tmp_path: Path) -> None:
     assert first.endswith("(miss: nothing cached)")
     (second,) = said_with_cache(tmp_path, ["a", "a"])
     assert second.startswith("the step: hit in the compile cache, ready in ")
+
+
+def test_what_is_found_and_cannot_be_loaded_is_no_miss(tmp_path: Path) -> None:
+    said_with_cache(tmp_path, ["a"])
+    (note,) = said_with_cache(tmp_path, ["a"], can_load=False)
+    assert note.startswith("compiled the step in ")
+    assert note.endswith("(hit, but it could not be loaded)")
 
 
 def test_a_miss_says_why_and_says_so_while_it_compiles(tmp_path: Path) -> None:
