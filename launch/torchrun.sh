@@ -11,6 +11,7 @@
 # NDTRAIN_START        folder for process ids and the output of each rank; default: torchrun-logs
 # NDTRAIN_RANK_PYTHON  the interpreter; default: python
 # NDTRAIN_HARDWARE     as in `ndtrain slurm --hardware`; default: cpu
+# NDTRAIN_WORK         train, or precompile: only fill the compile cache; default: train
 set -euo pipefail
 
 : "${NDTRAIN_HEAD:?names the node where all meet}" "${NDTRAIN_NNODES:?}" "${NDTRAIN_RANKS:?}"

@@ -15,6 +15,9 @@ class Row(NamedTuple):
 
 COMMANDS: dict[str, Row] = {
     "train": Row("Train", "ndtrain.cli.train:train", "Train a model on this machine's ranks."),
+    "precompile": Row(
+        "Train", "ndtrain.cli.precompile:precompile", "Compile a run's graphs before it."
+    ),
     "slurm": Row("Train", "ndtrain.cli.slurm:slurm", "Write the script of a SLURM job."),
     "validate": Row("Train", "ndtrain.cli.validate:validate", "Check configs, without hardware."),
     "eval": Row("Train", "ndtrain.cli.eval:eval_", "Loss and perplexity on held-out data."),

@@ -2,22 +2,28 @@
 
     torchrun ... -m ndtrain.cluster.rank CONFIG [a.b=v ...]
 
-It is `ndtrain.train.worker` with two things around it. A file in $NDTRAIN_PIDS has its process id
-while it runs, because signals have to reach the ranks and not torchrun, which USR1 would end. And
-a rank that was meant for a device does not train on a CPU instead.
+It is `ndtrain.train.worker` with three things around it. A file in $NDTRAIN_PIDS has its process id
+while it runs, because signals have to reach the ranks and not torchrun, which USR1 would end. A
+rank that was meant for a device does not train on a CPU instead. And the first rank of a node
+shares compiled graphs with other nodes. With $NDTRAIN_WORK=precompile ranks only compile.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ndtrain.cluster.compile_cache import shared_cache
 from ndtrain.config.load import Loaded, load
 from ndtrain.core.errors import UserError
 from ndtrain.hardware.instances import HARDWARE, Instance, find_instance
+from ndtrain.train.launch import PRECOMPILE, TRAIN
 
 PIDS = "NDTRAIN_PIDS"  # folder of the files with process ids
+WORK = "NDTRAIN_WORK"  # a key of WORKS
+WORKS = {"train": TRAIN, "precompile": PRECOMPILE}
 # runtime.device that drives a device of hardware/tables.py
 RUNTIME_DEVICE = {"trn1": "xla", "trn2": "neuron", "trn3": "neuron"}
 
@@ -28,6 +34,12 @@ def _check(loaded: Loaded, instance: Instance) -> None:
         wanted = RUNTIME_DEVICE[instance.device.name]
         what = f"runtime.device={device} would leave the devices of {instance.name} idle"
         raise UserError(what, loaded.origins["runtime.device"], f"set runtime.device={wanted}")
+
+
+def _module(work: str) -> str:
+    if work not in WORKS:
+        raise UserError(f"there is no work `{work}` for a rank", WORK, f"one of {', '.join(WORKS)}")
+    return WORKS[work]
 
 
 @contextmanager
@@ -47,16 +59,20 @@ def announced(folder: str | None, local_rank: str) -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> int:
+    local_rank = os.environ.get("LOCAL_RANK", "0")
     try:
         loaded = load(arguments[0], arguments[1:])
         _check(loaded, find_instance(os.environ.get(HARDWARE, "cpu")))
+        module = _module(os.environ.get(WORK, "train"))
+        with (
+            announced(os.environ.get(PIDS), local_rank),
+            shared_cache(loaded.config, int(local_rank), os.environ),
+        ):
+            code: int = importlib.import_module(module).run_rank(loaded)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
-    from ndtrain.train.worker import run_rank
-
-    with announced(os.environ.get(PIDS), os.environ.get("LOCAL_RANK", "0")):
-        return run_rank(loaded)
+    return code
 
 
 if __name__ == "__main__":

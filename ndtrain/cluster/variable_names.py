@@ -67,6 +67,7 @@ KNOWN = frozenset(
         "XLA_DOWNCAST_BF16",
         "XLA_HLO_DEBUG",
         "XLA_IR_DEBUG",
+        "XLA_PERSISTENT_CACHE_PATH",
         "XLA_USE_BF16",
         "XLA_USE_DUMMY_STORE",
     }
@@ -84,6 +85,7 @@ OWNED = {
     "NDTRAIN_PORT": "the job's script sets it",
     "NDTRAIN_RANKS": "the job's script sets it",
     "NDTRAIN_RANK_PYTHON": "--python sets it",
+    "NDTRAIN_WORK": "`sbatch --export=ALL,NDTRAIN_WORK=precompile` sets it",
     "NDTRAIN_START": "the job's script sets it",
     "NEURON_RT_NUM_CORES": "each rank drives the device that NEURON_RT_VISIBLE_CORES names",
     "NEURON_RT_ROOT_COMM_ID": "the Neuron plugin makes it from the address of the first rank",

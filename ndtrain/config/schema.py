@@ -250,6 +250,9 @@ class Cluster(Section):
     environment: list[str] = []
     """Variables of the ranks, each NAME=VALUE, over what is derived from config and hardware (see
     `ndtrain slurm --print-env`); NAME= leaves one out."""
+    compile_cache: str | None = None
+    """Folder that all nodes share: a node's cache of compiled graphs, which is on its own disk, is
+    filled from it before the ranks compile and copied back to it. null: each node for itself."""
 
 
 class Config(Section):

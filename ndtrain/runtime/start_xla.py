@@ -10,10 +10,16 @@ import importlib.metadata
 import os
 from collections.abc import Mapping
 
+import torch
+
+import ndtrain
 from ndtrain.core.errors import UserError
 from ndtrain.core.spans import SpanRecorder
 from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.compilation import Lookup
 from ndtrain.runtime.gloo import GlooTransport
+from ndtrain.runtime.graph_cache import find_cache
+from ndtrain.runtime.graph_records import GraphRecords
 from ndtrain.runtime.group import check_group
 from ndtrain.runtime.host_collectives import ByDevice, GlooBetweenGraphs
 from ndtrain.runtime.mesh import Mesh, axis_lines
@@ -23,10 +29,21 @@ from ndtrain.runtime.xla import XlaTrace, XlaTransport, import_torch_xla
 # PyPI serves packages without code under these names, torch-neuronx 1.0, libneuronxla 1.0 and
 # neuronx-cc 1.0.post1; the first releases of the stack that torch-xla 2.9 belongs to.
 OLDEST = {"torch-neuronx": (2, 9), "libneuronxla": (2, 2), "neuronx-cc": (2, 0)}
+# Variables that change what torch-xla and Neuron's lowering make of a step, besides the flags.
+_SHAPING = (
+    "NEURON_CUSTOM_SILU",
+    "NEURON_FUSE_SOFTMAX",
+    "XLA_DISABLE_FUNCTIONALIZATION",
+    "XLA_HLO_DEBUG",
+    "XLA_IR_DEBUG",
+)
 
 
-def start_xla(tp: int, dp: int, num_kv_heads: int) -> Runtime:
-    """Collective over the world. Raises UserError for an installation or a world that is not it."""
+def start_xla(tp: int, dp: int, num_kv_heads: int, key: Mapping[str, str] | None = None) -> Runtime:
+    """Collective over the world. Raises UserError for an installation or a world that is not it.
+
+    key: what of the configuration shapes the graphs; they are then kept for later processes.
+    """
     neuron = neuron_packages()
     if "torch-neuronx" not in neuron:
         os.environ.setdefault("PJRT_DEVICE", "CPU")
@@ -37,6 +54,7 @@ def start_xla(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     is_cpu = xla_runtime.device_type() == "CPU"
     check_world(size, xla_runtime.world_size(), is_cpu)
     cuts_graphs = is_cpu and size > 1
+    lookup = None if key is None else _lookup(neuron, key)
     mesh = Mesh.create(tp, dp, replicas) if size > 1 else Mesh.place(0, 1, 1)
     lines = axis_lines(tp, dp, replicas)
     device_transport = GlooBetweenGraphs() if cuts_graphs else XlaTransport(lines)
@@ -46,10 +64,26 @@ def start_xla(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     streams = inline(collectives)
     flights = {"main": collectives.flight} if size > 1 else {}
     device = torch_xla.device()
-    trace = XlaTrace(has_scopes=not cuts_graphs)
+    trace = XlaTrace(has_scopes=not cuts_graphs, lookup=lookup)
     about = _about(neuron, is_cpu, cuts_graphs)
     return Runtime(
         device, mesh, collectives, streams, streams, spans, flights, trace=trace, about=about
+    )
+
+
+def _lookup(neuron: Mapping[str, str], key: Mapping[str, str]) -> Lookup | None:
+    """Opens the cache of this rank; before any graph runs."""
+    is_neuron = "torch-neuronx" in neuron
+    cache = find_cache(is_neuron, int(os.environ.get("LOCAL_RANK", 0)), os.environ)
+    if cache is None:
+        return None
+    versions = {"torch": torch.__version__, "ndtrain": ndtrain.__version__, **neuron}
+    versions["torch-xla"] = importlib.metadata.version("torch_xla")
+    variables = {name: os.environ[name] for name in _SHAPING if name in os.environ}
+    flags = os.environ.get("NEURON_CC_FLAGS" if is_neuron else "XLA_FLAGS", "")
+    rank = {"rank": os.environ.get("RANK", "0")}
+    return Lookup(
+        cache, GraphRecords(cache.folder, {**versions, "flags": flags, **variables, **rank, **key})
     )
 
 

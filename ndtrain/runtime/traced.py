@@ -10,8 +10,15 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ndtrain.runtime.compilation import Compiled
+
 
 class Trace(Protocol):
+    @property
+    def compiled(self) -> Sequence[Compiled]:
+        """Every graph that was compiled or loaded in a `run`, in this order."""
+        ...
+
     def scope(self, name: str) -> AbstractContextManager[None]:
         """Instructions recorded inside carry the name where the graph keeps names."""
         ...

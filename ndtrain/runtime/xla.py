@@ -24,7 +24,7 @@ from ndtrain.core.spans import SpanRecorder
 from ndtrain.ops import by_value  # noqa: F401  registers what the device needs
 from ndtrain.ops.norm import wide
 from ndtrain.runtime.collectives import Collectives
-from ndtrain.runtime.compilation import CompilationWatch, Note
+from ndtrain.runtime.compilation import CompilationWatch, Compiled, Lookup, Note
 from ndtrain.runtime.mesh import Axis, Mesh, axis_lines
 from ndtrain.runtime.runtime import Runtime, inline, num_kv_replicas
 
@@ -87,7 +87,7 @@ class XlaTransport:
 class XlaTrace:
     """`traced.Trace` on torch-xla."""
 
-    def __init__(self, has_scopes: bool = True) -> None:
+    def __init__(self, has_scopes: bool = True, lookup: Lookup | None = None) -> None:
         """has_scopes: False where graphs end inside them, which torch-xla does not allow."""
         import torch_xla.core.xla_model as xla_model
         import torch_xla.debug.metrics as metrics
@@ -95,7 +95,7 @@ class XlaTrace:
 
         self._has_scopes = has_scopes
         self._xla, self._profiler, self._metrics = xla_model, profiler, metrics
-        self._watch = CompilationWatch(import_torch_xla().sync, self.num_compilations)
+        self._watch = CompilationWatch(import_torch_xla().sync, self.num_compilations, lookup)
 
     def scope(self, name: str) -> AbstractContextManager[None]:
         return self._profiler.Trace(name) if self._has_scopes else nullcontext()
@@ -108,6 +108,10 @@ class XlaTrace:
 
     def run(self, name: str, note: Note) -> None:
         self._watch.run(name, note)
+
+    @property
+    def compiled(self) -> Sequence[Compiled]:
+        return self._watch.compiled
 
     def num_compilations(self) -> int:
         """Graphs that were compiled in this process, by whoever asked for their values."""

@@ -1,11 +1,13 @@
 """Starts the ranks of a run on this machine, passes signals on to them, and ends with their code.
 
     exit_code = launch(loaded, num_local_ranks=None, run_under_torchrun=False)
+    exit_code = launch(..., work=PRECOMPILE)
 
 One rank runs in this process. Several are started as `python -m ndtrain.train.worker`, each of
 which loads the same configuration. Under torchrun this process is one of the ranks already.
 """
 
+import importlib
 import os
 import sys
 import tempfile
@@ -15,43 +17,59 @@ from ndtrain.config.checks import data_parallel, resolve, world_size
 from ndtrain.config.load import Loaded
 from ndtrain.config.overlapping import overlaps
 from ndtrain.config.schema import Config
+from ndtrain.core.errors import UserError
 from ndtrain.observe.run_directory import RunDirectory
 from ndtrain.runtime.neuron_environment import STREAM_VARIABLES
 from ndtrain.train.place import RENDEZVOUS, threads_per_rank
 
+# What ranks can be started for: modules with a `run_rank` that are run as programs as well.
+TRAIN = "ndtrain.train.worker"
+PRECOMPILE = "ndtrain.train.precompile"
 
-def launch(loaded: Loaded, num_local_ranks: int | None, run_under_torchrun: bool) -> int:
+
+def launch(
+    loaded: Loaded, num_local_ranks: int | None, run_under_torchrun: bool, work: str = TRAIN
+) -> int:
     """Returns the exit code of the run: of the rank that failed first, 0 if none did."""
-    if run_under_torchrun:
-        from ndtrain.train.worker import run_rank
-
-        return run_rank(loaded)
     num_ranks = num_local_ranks or world_size(loaded.config)
-    resolve(loaded.config, num_ranks)  # raises here, once, and not in every rank
-    if num_ranks == 1:
-        from ndtrain.train.worker import run_rank
+    if not run_under_torchrun:
+        resolve(loaded.config, num_ranks)  # raises here, once, and not in every rank
+    if run_under_torchrun or num_ranks == 1:
+        code: int = importlib.import_module(work).run_rank(loaded)
+        return code
+    died, code = _launch_ranks(loaded, num_ranks, work)
+    if died and work == TRAIN:
+        run = loaded.config.run
+        _record_death(RunDirectory(Path(run.directory) / run.name), died)
+    return code
 
-        return run_rank(loaded)
-    return _launch_ranks(loaded, num_ranks)
+
+def require_compiler(loaded: Loaded) -> None:
+    """Raises UserError for a run whose steps are not compiled: PRECOMPILE has no work there."""
+    device = loaded.config.runtime.device
+    if device != "xla":
+        raise UserError(
+            f"runtime.device={device} runs a step operation by operation: there is nothing to compile",
+            f"runtime.device from {loaded.origins['runtime.device']}",
+            "set runtime.device=xla, on Trainium or on torch-xla's CPU device",
+        )
 
 
-def _launch_ranks(loaded: Loaded, num_ranks: int) -> int:
+def _launch_ranks(loaded: Loaded, num_ranks: int, work: str) -> tuple[str, int]:
+    """What ended the first rank that a signal ended, "" if none did; and the exit code."""
     from ndtrain.train.processes import Ranks
 
-    command = [sys.executable, "-m", "ndtrain.train.worker", loaded.source, *loaded.overrides]
+    command = [sys.executable, "-m", work, loaded.source, *loaded.overrides]
     environment = {"OMP_NUM_THREADS": str(threads_per_rank(num_ranks)), **os.environ}
     if loaded.config.runtime.device == "neuron":
         # Ranks on one machine: the device's backend asks for an address all the same.
         address = {"MASTER_ADDR": "127.0.0.1"}
         environment = {**address, **_stream_variables(loaded.config, num_ranks), **environment}
-    directory = RunDirectory(Path(loaded.config.run.directory) / loaded.config.run.name)
     with tempfile.TemporaryDirectory(prefix="ndtrain-") as scratch:
         environment[RENDEZVOUS] = f"file://{scratch}/rendezvous"
         ranks = Ranks(command, num_ranks, environment)
         code = ranks.wait()
-    if ranks.died:
-        _record_death(directory, ranks.died)
-    return code
+    return ranks.died, code
 
 
 def _stream_variables(config: Config, num_ranks: int) -> dict[str, str]:

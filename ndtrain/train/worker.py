@@ -15,9 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
-from ndtrain.config.checks import check, resolve
 from ndtrain.config.load import Loaded, load
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import Unhealthy, UserError
@@ -34,32 +32,34 @@ from ndtrain.train.build import Training, build
 from ndtrain.train.hardware import Hardware
 from ndtrain.train.loop import Loop
 from ndtrain.train.overlap_report import overlap_report
-from ndtrain.train.place import threads_per_rank
 from ndtrain.train.report import Report
 from ndtrain.train.resume import Start, find_start, lock_run
 from ndtrain.train.save import Saver
-from ndtrain.train.start import join_group, require_device, start_runtime
+from ndtrain.train.start_rank import (
+    is_first_rank,
+    local_rank,
+    rank_config,
+    rank_group,
+    said_once,
+    start_runtime,
+    world_size_here,
+)
 from ndtrain.train.stop import EXIT_STOPPED, Request, StopRequests, exit_code
 from ndtrain.train.watchdog import Watchdog, hang_path
 
 
 def run_rank(loaded: Loaded) -> int:
     """Trains; returns the exit code. Prints errors itself."""
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    world_size = world_size_here()
     try:
-        config = _checked(loaded, world_size)
+        config = rank_config(loaded, world_size)
+        with said_once():
+            require_trackers(config.observe.trackers)
         directory = RunDirectory(Path(config.run.directory) / config.run.name)
-        is_first = os.environ.get("RANK", "0") == "0"
-        requests = StopRequests(directory.path, config.train.max_minutes, is_first)
+        requests = StopRequests(directory.path, config.train.max_minutes, is_first_rank())
         requests.listen()
-        torch.set_num_threads(threads_per_rank(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        if world_size > 1:
-            join_group(config, world_size)
-        try:
+        with rank_group(config, world_size):
             code = _train(config, loaded, directory, requests)
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
     except Bystander as error:
         return error.exit_code
     except UserError as error:
@@ -80,18 +80,6 @@ def _unexpected(error: Exception, log: Path) -> int:
     what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     print(UserError(what, str(log), "the traceback is there"), file=sys.stderr, flush=True)
     return 1
-
-
-def _checked(loaded: Loaded, world_size: int) -> Config:
-    try:
-        check(loaded.config, world_size, loaded.origins)
-        require_trackers(loaded.config.observe.trackers)
-        config = resolve(loaded.config, world_size)
-        require_device(config)
-        return config
-    except UserError as error:
-        # Every rank finds the same; one says it.
-        raise error if os.environ.get("RANK", "0") == "0" else Bystander(error.exit_code) from None
 
 
 def _train(config: Config, loaded: Loaded, directory: RunDirectory, requests: StopRequests) -> int:
@@ -168,8 +156,7 @@ def _train_in(
         note(runtime.about)
     for line in start.describe(config):
         note(line)
-    is_node_leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    training = build(config, runtime, is_node_leader, note, start)
+    training = build(config, runtime, local_rank() == 0, note, start)
     report = _report(training, directory, sinks, start)
     report.status("running")
     saver = Saver(training, directory, note)

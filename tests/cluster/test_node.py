@@ -92,3 +92,14 @@ def test_a_rank_meant_for_a_device_does_not_train_on_a_cpu(
 def test_every_instance_of_a_device_has_a_runtime() -> None:
     devices = {one.device.name for one in INSTANCES.values() if one.device is not None}
     assert devices <= rank.RUNTIME_DEVICE.keys()
+
+
+def test_a_rank_s_work_is_to_train_or_to_precompile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(rank.WORK, "precompile")
+    assert rank.main(["tiny"]) == UserError.exit_code
+    assert "there is nothing to compile" in capsys.readouterr().err
+    monkeypatch.setenv(rank.WORK, "precompil")
+    assert rank.main(["tiny"]) == UserError.exit_code
+    assert "there is no work `precompil` for a rank" in capsys.readouterr().err

@@ -199,6 +199,22 @@ def test_usr1_reaches_the_ranks_and_status_json_decides_on_a_requeue(
     assert len(fake.notes("srun")) == 2
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_job_that_only_compiles_ends_as_its_ranks_do(
+    fake: FakeCluster, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no status that could say more, and is never requeued."""
+    (fake.folder / "bin" / "ranks").write_text(
+        f'test "$NDTRAIN_WORK" = precompile || exit 9\nexit {code}\n', "utf-8"
+    )
+    monkeypatch.setenv("NDTRAIN_WORK", "precompile")
+    job = fake.start("-")
+    output, _ = job.communicate(timeout=LIMIT_S)
+    assert job.returncode == code, output
+    assert not (fake.folder / "run").exists()
+    assert "requeue 7" not in fake.notes("scontrol")
+
+
 def test_a_later_start_goes_on_from_the_checkpoint(fake: FakeCluster) -> None:
     (fake.folder / "run").mkdir()
     status = {"state": "preempted", "step": 3, "checkpoint": "checkpoints/step_00000003"}

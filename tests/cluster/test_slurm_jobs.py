@@ -87,7 +87,7 @@ class Cluster:
 
         def is_there() -> bool:
             state = self.info(job)["JobState"]
-            assert state in ("PENDING", "RUNNING", "CONFIGURING"), self.log(job)
+            assert state in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), self.log(job)
             return metrics.exists() and any(r["step"] >= step for r in read_jsonl(metrics))
 
         wait_until(is_there, LIMIT_S, f"{name} is at step {step}")
@@ -145,6 +145,30 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
 
     assert cluster.losses("preempted") == cluster.losses(cluster.undisturbed())
     assert cluster.final_files("preempted") == cluster.final_files(cluster.undisturbed())
+
+
+def test_a_job_whose_time_is_nearly_over_saves_is_requeued_and_goes_on(cluster: Cluster) -> None:
+    """SLURM compares the job's limit with the script's `--signal` every 30 s. Meanwhile few steps
+    are wanted: slow ones."""
+    slow = "cluster.environment=[NDTRAIN_FAULT=collective:slow:times=1000000:seconds=0.03]"
+    job = cluster.submit("limited", slow)
+    assert "#SBATCH --signal=B:USR1@300\n" in (cluster.folder / "limited.sbatch").read_text()
+    cluster.wait_for_step(job, "limited", 2)
+    limit = ["scontrol", "update", f"JobId={job}"]
+    cluster.lab.run(*limit, "TimeLimit=5")  # minutes since its start: the signal is due
+    wait_until(lambda: cluster.info(job).get("Restarts") == "1", LIMIT_S, "the job is requeued")
+    cluster.lab.run(*limit, "TimeLimit=30")
+    assert "USR1: the ranks are asked to save and to stop" in cluster.log(job)
+    (saved,) = complete_checkpoints(cluster.folder / "limited")
+    Checkpoint(saved).verify()
+    step = int(saved.name[5:])
+    cluster.wait_for_step(job, "limited", step + 2)
+    (cluster.folder / "limited" / "STOP").touch()
+    cluster.wait_for_state(job, "FAILED")  # what is short of its steps has not finished
+    assert f"resumed {saved}" in cluster.log(job)
+    losses = cluster.losses("limited")
+    assert step + 2 <= len(losses) < STEPS
+    assert losses == cluster.losses(cluster.undisturbed())[: len(losses)]
 
 
 def test_scancel_leaves_a_state_that_loads_and_a_true_status(cluster: Cluster) -> None:
