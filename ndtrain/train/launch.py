@@ -49,7 +49,7 @@ def require_compiler(loaded: Loaded) -> None:
     device = loaded.config.runtime.device
     if device != "xla":
         raise UserError(
-            f"runtime.device={device} runs a step operation by operation: there is nothing to compile",
+            f"runtime.device={device} runs operation by operation: there is nothing to compile",
             f"runtime.device from {loaded.origins['runtime.device']}",
             "set runtime.device=xla, on Trainium or on torch-xla's CPU device",
         )

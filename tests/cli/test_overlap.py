@@ -88,8 +88,8 @@ def test_verify_proves_every_form(run: Run) -> None:
     grid = ("parallel.dp=auto", "train.global_batch_size=8", "--world-size", "4")
     result = run("overlap", "verify", *LAYER, *grid)
     assert result.code == 0
-    assert result.out.count("ok ") == 4 * 4 * 2 + 2 + 2
-    assert "36 schedules on 2 tensor x 2 data ranks" in result.out
+    assert result.out.count("ok ") == 5 * 4 * 2 + 2 + 2  # five forms of four linears
+    assert "44 schedules on 2 tensor x 2 data ranks" in result.out
     for form in ("off    head", "chunk  head", "off    buckets", "bulk   buckets"):
         assert form in result.out
 

@@ -10,7 +10,7 @@ from tests.cli.conftest import Run
 def test_where_nothing_is_compiled_it_says_so(run: Run) -> None:
     result = run("precompile", "tiny")
     assert result.code == 2
-    assert "runtime.device=cpu runs a step operation by operation: there is" in result.err
+    assert "runtime.device=cpu runs operation by operation: there is" in result.err
     assert "at runtime.device from " in result.err
     assert "help: set runtime.device=xla" in result.err
 
