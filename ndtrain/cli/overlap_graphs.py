@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def compare_graphs(config: Config, dp: int, rows: list[dict[str, Any]]) -> None:
     """Adds to each row what torch-xla's graphs say: counts of one rank, problems of all.
 
-    Of the buckets the form behind compute: a traced step does not keep the blocking one's waits. And
-    of them all ranks of one line of the data axis: the others have the same graphs.
+    Of the buckets only the form behind compute: a traced step does not keep the blocking one's
+    waits. All ranks of one line of the data axis; the other lines hold other rows of the same.
     """
     from ndtrain.parallel.zero_hlo import bucket_lowering
     from ndtrain.train.build import shape_of
