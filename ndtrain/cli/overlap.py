@@ -213,10 +213,10 @@ def verify(
     written once and before it is read, every shape as it should be. Exit code 3 if anything is not.
 
     --hlo: torch-xla traces each rank's layer, forward and backward, on this machine, and the step
-    of ZeRO's buckets on a narrow copy of the model. For every pair of compute and a communication
-    the graph has to say what the schedules say: what waits for what, and what is free to run beside
-    it. Whether a compiler uses that, only a device shows. Given up is what separate streams would
-    run side by side, and one order of all communications does not.
+    of ZeRO's buckets, behind compute, on a narrow copy of the model. For every pair of compute and
+    a communication the graph has to say what the schedules say: what waits for what, and what is
+    free to run beside it. Whether a compiler uses that, only a device shows. Given up is what
+    separate streams would run side by side, and one order of all communications does not.
     """
     loaded, layout = _load_for(ctx, config, overrides, world_size)
     tp, dp = loaded.parallel.tp, layout.dp

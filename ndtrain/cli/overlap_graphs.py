@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 def compare_graphs(config: Config, dp: int, rows: list[dict[str, Any]]) -> None:
     """Adds to each row what torch-xla's graphs say: counts of one rank, problems of all.
 
-    Of the buckets all ranks of one line of the data axis: the others have the same graphs.
+    Of the buckets only the form behind compute: a traced step does not keep the blocking one's
+    waits. All ranks of one line of the data axis; the other lines hold other rows of the same.
     """
     from ndtrain.parallel.zero_hlo import bucket_lowering
     from ndtrain.train.build import shape_of
 
     shape, tp = shape_of(config.model), config.parallel.tp
     for row in rows:
-        if row["operation"] == "buckets":
+        if row["operation"] == "buckets" and row["mode"] == "bulk":
             for rank in range(0, tp * dp, tp):
-                behind = row["mode"] == "bulk"
-                _add(row, rank, bucket_lowering(shape, tp, dp, rank, behind))
+                _add(row, rank, bucket_lowering(shape, tp, dp, rank, in_background=True))
     if tp > 1:
         _compare_layers(config, shape, rows)
 

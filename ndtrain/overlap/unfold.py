@@ -9,8 +9,8 @@ Communications are issued in the order of the schedule, stream by stream, whatev
 which compute is done: all ranks issue the same. Who computes says so before and after; what has to
 be waited for, the schedule alone knows.
 
-On a device that traces, nothing waits here: what a node waits for besides its data (`after`) is
-recorded in the graph, as `execute_traced.py` does.
+On a device that traces, only data is recorded: what a node waits for besides (`after`, in the
+blocking form) is not in the graph.
 """
 
 from collections.abc import Mapping
@@ -61,13 +61,6 @@ class Unfolding:
             if dependency not in self._freed and dependency not in self._schedule.inputs:
                 self.value(dependency)
 
-    def read(self, reader: str, name: str) -> Tensor:
-        """The input `name` of the compute node `reader`, which has begun.
-
-        A traced reader waits for its `after` if this is what it computes from.
-        """
-        return self._tied(self._nodes[reader], self.value(name))
-
     def done(self, name: str, value: Tensor) -> None:
         """The compute node `name` has made its value; what waited for it begins."""
         assert isinstance(self._nodes[name], Compute), name
@@ -99,8 +92,6 @@ class Unfolding:
     def _issue(self, node: Node) -> None:
         (source,) = node.inputs
         value = self._made[source] if source in self._made else self._pending[source]
-        if isinstance(value, Tensor):
-            value = self._tied(node, value)
         out = self._places.get(node.name)
         work = communication(self._schedule, node, value, self._axis, out)
         label = f"{self._schedule.name}.{node.name}"
@@ -108,10 +99,3 @@ class Unfolding:
         with self._trace.scope(label) if self._trace else nullcontext():
             self._pending[node.name] = stream.submit(label, work)
         self._free(node.name)
-
-    def _tied(self, node: Node, x: Tensor) -> Tensor:
-        """x, of a traced node after everything that it waits for besides its inputs."""
-        if self._trace is None or not node.after:
-            return x
-        (tied,) = self._trace.tie([x], [self.value(name) for name in node.after])
-        return tied

@@ -106,7 +106,6 @@ class BucketTraffic:
         for index in update_order(len(self._buckets)):
             bucket = self._buckets[index]
             unfolding.begin(f"update_{index}")
-            bucket.master.grad = unfolding.read(f"update_{index}", f"scatter_{index}")
             with self._runtime.compute(f"buckets.update_{index}"):
                 step(index)
                 bucket.master.grad = None

@@ -71,7 +71,7 @@ def test_nothing_is_compiled_after_the_second_step() -> None:
     assert not [note for note in one_rank().notes if note.startswith("warning")]
 
 
-@pytest.mark.parametrize(("tp", "dp", "mode"), [(2, 1, "ring"), (2, 2, "chunk")])
+@pytest.mark.parametrize(("tp", "dp", "mode"), [(2, 1, "ring"), (2, 2, "chunk"), (1, 2, "off")])
 def test_more_ranks_have_the_same_curve(tp: int, dp: int, mode: str) -> None:
     """gloo carries the collectives between graphs: on this device processes do not meet."""
     curves = ranks(tp * dp).run(train_rank, tp, dp, mode, 3)
