@@ -12,7 +12,7 @@ from ndtrain.hardware.instances import HARDWARE
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.build import shape_of
 from ndtrain.train.hardware import find_hardware
-from ndtrain.train.overlap_plan import overlap_plan
+from ndtrain.train.overlap_plan import _stored, overlap_plan
 from tests.runtime.stand_in_neuron import StandIn
 from tests.runtime.test_device_streams import lone
 
@@ -60,3 +60,10 @@ def test_in_a_traced_step_collectives_wait_for_their_operands_alone(tmp_path: Pa
 def test_an_assumed_machine_is_said(tmp_path: Path) -> None:
     (first, *_) = plan(tmp_path / "plan.json", "auto", {})
     assert "no NDTRAIN_HARDWARE names another" in first
+
+
+def test_a_plan_of_before_devices_is_one_of_cpus(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"layout": {"tp": 2}, "decision": {"choices": []}}))
+    assert _stored(file, {"device": "cpu", "tp": 2}, replan=False) == {"choices": []}
+    assert _stored(file, {"device": "neuron", "tp": 2}, replan=False) is None
