@@ -1,26 +1,33 @@
 """The plan of a device that no host can measure: from the table, and stored with its source."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ndtrain.config.load import load
 from ndtrain.hardware.instances import HARDWARE
+from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.build import shape_of
 from ndtrain.train.hardware import find_hardware
-from ndtrain.train.overlap_plan import overlap_plan
+from ndtrain.train.overlap_plan import _stored, overlap_plan
 from tests.runtime.stand_in_neuron import StandIn
 from tests.runtime.test_device_streams import lone
 
 
-def plan(file: Path, mode: str, environment: dict[str, str]) -> list[str]:
-    overrides = ["parallel.tp=2", "runtime.device=neuron", f"overlap.mode={mode}"]
+def plan(
+    file: Path, mode: str, environment: dict[str, str], runtime: Runtime | None = None
+) -> list[str]:
+    """Its lines. runtime: one that traces is xla's, else it is neuron's."""
+    device = "neuron" if runtime is None else "xla"
+    overrides = ["parallel.tp=2", f"runtime.device={device}", f"overlap.mode={mode}"]
     config = load("qwen3_8b+pretrain", overrides).config
     notes: list[str] = []
-    hardware = find_hardware("neuron", environment)
+    hardware = find_hardware(device, environment)
     shape = shape_of(config.model)
-    overlap_plan(config, lone(StandIn()), shape, hardware, file, notes.append)
+    overlap_plan(config, runtime or lone(StandIn()), shape, hardware, file, notes.append)
     return notes
 
 
@@ -40,6 +47,23 @@ def test_it_is_weighed_with_the_table_and_has_no_ring(tmp_path: Path, mode: str)
     assert plan(file, mode, {}) == [f"overlap: as decided before ({file})"]
 
 
+def test_in_a_traced_step_collectives_wait_for_their_operands_alone(tmp_path: Path) -> None:
+    traced: Any = object()  # nothing is traced while it is decided
+    runtime = replace(lone(StandIn()), trace=traced, has_permute=True)
+    notes = plan(tmp_path / "plan.json", "auto", {}, runtime)
+    assert "from the hardware table of trn1.32xlarge, not measured" in notes[0]
+    stored = json.loads((tmp_path / "plan.json").read_text())
+    assert stored["figures"]["issues_ahead"]
+    assert "ring" in {choice["mode"] for choice in stored["decision"]["choices"]}
+
+
 def test_an_assumed_machine_is_said(tmp_path: Path) -> None:
     (first, *_) = plan(tmp_path / "plan.json", "auto", {})
     assert "no NDTRAIN_HARDWARE names another" in first
+
+
+def test_a_plan_of_before_devices_is_one_of_cpus(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"layout": {"tp": 2}, "decision": {"choices": []}}))
+    assert _stored(file, {"device": "cpu", "tp": 2}, replan=False) == {"choices": []}
+    assert _stored(file, {"device": "neuron", "tp": 2}, replan=False) is None

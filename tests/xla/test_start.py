@@ -14,7 +14,8 @@ def test_one_rank_on_the_cpu_says_what_it_is() -> None:
     assert runtime.device.type == "xla"
     assert runtime.about == "xla: torch-xla's CPU device, which stands in for a Trainium"
     assert isinstance(runtime.collectives.transport, ByDevice)
-    assert not runtime.spans.enabled
+    assert not runtime.has_times
+    assert runtime.has_permute
 
 
 def test_a_configuration_of_two_ranks_in_one_process_is_refused() -> None:
