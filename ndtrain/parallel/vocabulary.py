@@ -1,7 +1,8 @@
 """Embedding and output head with the vocabulary sharded by rows over the tensor ranks.
 
-The embedding looks up the rows held here and reduce-scatters along the sequence; the head gathers
-the sequence and shares three numbers a token (`overlap/head.py`) instead of logits.
+The embedding looks up the rows held here and reduce-scatters along the sequence, or, where sizes
+may depend on the data, sends each rank what it needs (`embedding_rows.py`). The head gathers the
+sequence and shares three numbers a token (`overlap/head.py`) instead of logits.
 """
 
 import functools
@@ -16,6 +17,7 @@ from ndtrain.overlap.execute import execute
 from ndtrain.overlap.head import HeadTokens, head_schedule
 from ndtrain.overlap.modes import Modes
 from ndtrain.overlap.schedule import Schedule
+from ndtrain.parallel.embedding_rows import look_up
 from ndtrain.parallel.sequence import gather_sequence, reduce_scatter_sequence
 from ndtrain.runtime.runtime import Runtime
 
@@ -51,6 +53,8 @@ class VocabularyParallelEmbedding(nn.Module):
         self.name = name
 
     def forward(self, tokens_BS: Tensor) -> Tensor:
+        if self.runtime.sizes_may_vary:
+            return look_up(tokens_BS.t(), self.weight, self.first_row, self.runtime, self.name)
         with self.runtime.compute(self.name):
             partial = _HeldRows.apply(tokens_BS.t(), self.weight, self.first_row)
         return reduce_scatter_sequence(partial, self.runtime, self.name)

@@ -40,6 +40,11 @@ class Runtime:
         """Whether spans say when the device worked: only where the host itself computes."""
         return self.spans.enabled
 
+    @property
+    def sizes_may_vary(self) -> bool:
+        """Whether ranks may send each other what only the data decide the size of."""
+        return self.device.type == "cpu" and self.has_permute and self.trace is None
+
     def stream_of(self, stream: str, axis: Axis, serial: bool = False) -> Stream:
         """Where a schedule's communication over the axis goes; over one rank nothing moves."""
         if serial or axis.size == 1:
