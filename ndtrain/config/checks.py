@@ -241,7 +241,7 @@ def _no_ring(config: Config, world_size: int | None) -> Iterator[Problem]:
         return
     for key, form in forms(config).items():
         if form in ("ring", "ring2"):
-            what = f"{key}=ring on neuron: its ranks cannot send to a neighbour"
+            what = f"{key}={form} on neuron: its ranks cannot send to a neighbour"
             auto = "auto, serial, " if key == "overlap.mode" else ""
             legal = f"legal on neuron: {auto}off, bulk, chunk; chunk is what overlaps most"
             yield Problem(what, (key, "runtime.device"), legal)

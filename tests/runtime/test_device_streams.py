@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ndtrain.core.spans import SpanRecorder
-from ndtrain.overlap.collective_matmul import MODES
+from ndtrain.overlap.collective_matmul import HALVES, MODES
 from ndtrain.overlap.execute import execute
 from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.device_streams import DevicePending, DeviceStream
@@ -42,11 +42,11 @@ def lone(device: StandIn, kind: type[DeviceStream] = DeviceStream) -> Runtime:
 
 
 def run_schedules(device: StandIn, runtime: Runtime) -> Watch:
-    """All operations in all forms but the ring, one after another."""
+    """All operations in all forms but the rings, one after another."""
     with Watch(device) as watch:
         for operation in OPERATIONS:
             for mode in MODES:
-                if mode == "ring":
+                if mode in HALVES:
                     continue
                 schedule = build(operation, mode, SIZE, RANK)
                 tensors = [x.clone() for x in inputs(operation, SIZE, RANK, torch.float32)]
