@@ -6,7 +6,7 @@ torch's own spare device type takes the name, as torch-neuronx has it; its modul
 import importlib.metadata
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -30,8 +30,10 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     stand_in = StandIn()
     install(monkeypatch, NATIVE)
     torch.utils.rename_privateuse1_backend("neuron")
+    # The name stays for as long as the process, so torch has to find no device of it afterwards.
+    torch.neuron = SimpleNamespace(is_available=lambda: False)
     monkeypatch.setitem(sys.modules, "torch_neuronx", ModuleType("torch_neuronx"))
-    monkeypatch.setattr(torch, "neuron", stand_in, raising=False)
+    monkeypatch.setattr(torch, "neuron", stand_in)
     yield stand_in
     forget()
 
@@ -103,3 +105,8 @@ def test_one_rank_says_what_it_is(device: StandIn) -> None:
     lanes = {name for name, one in runtime.streams.items() if isinstance(one, DeviceStream)}
     assert lanes == {*LANES[1:], "dma"}
     assert BACKEND == "cpu:gloo,neuron:neuron"
+
+
+def test_the_rest_of_the_process_has_no_accelerator() -> None:
+    """Whatever ran before: other tests and torch's optimizers ask for it."""
+    assert torch.accelerator.current_accelerator(check_available=True) is None
