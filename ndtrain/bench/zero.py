@@ -1,6 +1,6 @@
 """`ndtrain bench overlap --zero`: whole optimizer steps, and what hiding is worth on either axis.
 
-    measurement = measure_zero(workload, dp=2, num_rounds=10, megabits=1000)
+    measurement = measure_zero(workload, 2, num_rounds=10, megabits=1000, bucket_bytes=16 * 10**6)
 
 Contestants in one process group, in interleaved rounds: bare compute; the transfers alone, of each
 axis; bare compute and all transfers at once, neither waiting for the other; and ours with nothing
@@ -42,7 +42,6 @@ from ndtrain.runtime.transport import Transport
 from ndtrain.train.overlap_plan import decide_on, measure_machine
 from ndtrain.train.place import threads_per_rank
 
-BUCKET_BYTES = 16 * 10**6  # the default of overlap.bucket_megabytes
 Hidden = Literal["nothing", "tensor", "data", "both"]
 AXES: tuple[Literal["tensor", "data"], ...] = ("tensor", "data")
 
@@ -53,12 +52,12 @@ class ZeroSteps(Contestant):
     uses_all_ranks = True
     has_loss = True
 
-    def __init__(self, hides: Hidden, dp: int, runtime: Runtime) -> None:
+    def __init__(self, hides: Hidden, dp: int, bucket_bytes: int, runtime: Runtime) -> None:
         """runtime: one for all forms, because its process groups bring threads that poll."""
         self.name = f"hides {hides}"
         self.runtime = runtime
         self.decision: Decision | None = None
-        self._hides, self._dp = hides, dp
+        self._hides, self._dp, self._bucket_bytes = hides, dp, bucket_bytes
 
     def setup(self, workload: Workload) -> None:
         runtime = self.runtime
@@ -74,7 +73,7 @@ class ZeroSteps(Contestant):
             runtime,
             Optim(lr=1e-4),
             DTYPES[workload.dtype],
-            BUCKET_BYTES,
+            self._bucket_bytes,
             in_background=self._hides in ("data", "both"),
         )
         own = replace(workload, seed=workload.seed + runtime.mesh.data.rank)
@@ -116,9 +115,10 @@ class BareSteps(ZeroSteps):
 
     has_loss = False
 
-    def __init__(self, workload: Workload, dp: int) -> None:
+    def __init__(self, workload: Workload, dp: int, bucket_bytes: int) -> None:
         rank, kv_heads = dist.get_rank(), workload.shape.num_kv_heads
-        super().__init__("nothing", dp, still(rank, workload.num_ranks, dp, kv_heads, "cpu"))
+        runtime = still(rank, workload.num_ranks, dp, kv_heads, "cpu")
+        super().__init__("nothing", dp, bucket_bytes, runtime)
         self.name = "bare"
 
     def step(self) -> float:
@@ -135,9 +135,10 @@ class ExchangeOf(Contestant):
     uses_all_ranks = True
     has_loss = False
 
-    def __init__(self, axes: Sequence[str], dp: int, runtime: Runtime) -> None:
+    def __init__(self, axes: Sequence[str], dp: int, bucket_bytes: int, runtime: Runtime) -> None:
         self.name = f"exchange {' + '.join(axes)}"
         self._axes, self._dp, self._runtime = axes, dp, runtime
+        self._bucket_bytes = bucket_bytes
 
     def setup(self, workload: Workload) -> None:
         recorder = Recorder(GlooTransport("main"))
@@ -146,7 +147,7 @@ class ExchangeOf(Contestant):
         runtime = replace(
             self._runtime, collectives=collectives, streams=streams, serial_streams=streams
         )
-        recorded = ZeroSteps("nothing", self._dp, runtime)
+        recorded = ZeroSteps("nothing", self._dp, self._bucket_bytes, runtime)
         recorded.setup(workload)
         recorder.calls.clear()  # of the decision
         recorded.step()
@@ -169,17 +170,22 @@ class ZeroMeasurement:
     workload: Workload  # num_ranks: of the tensor axis; batch_size: of a replica
     dp: int
     megabits: int | None  # of each rank's sending side; None: the link as it is
+    bucket_bytes: int
     num_threads: int
     rounds: Rounds
     decided: list[str]  # what the gate chose for the tensor axis
 
 
 def measure_zero(
-    workload: Workload, dp: int, num_rounds: int, megabits: int | None
+    workload: Workload, dp: int, num_rounds: int, megabits: int | None, bucket_bytes: int
 ) -> ZeroMeasurement | None:
-    """None on ranks of a torchrun job that do not report. Raises UserError as `measure_overlap`."""
+    """None on ranks of a torchrun job that do not report. Raises UserError as `measure_overlap`.
+
+    bucket_bytes: of fp32 gradients that travel together.
+    """
     workload.check()
-    arguments, num_ranks = (workload, dp, num_rounds), workload.num_ranks * dp
+    arguments = (workload, dp, num_rounds, bucket_bytes)
+    num_ranks = workload.num_ranks * dp
     if launch.is_launched_rank():
         rounds, decided = launch.as_launched_rank(_rounds, arguments, num_ranks)
         if launch.launched_rank() != 0:
@@ -193,6 +199,7 @@ def measure_zero(
         workload=workload,
         dp=dp,
         megabits=megabits,
+        bucket_bytes=bucket_bytes,
         num_threads=threads_per_rank(launch.num_local_ranks(num_ranks)),
         rounds=rounds,
         decided=decided,
@@ -208,14 +215,16 @@ def axes_of(tp: int) -> tuple[str, ...]:
     return AXES[1:] if tp == 1 else AXES
 
 
-def _rounds(workload: Workload, dp: int, num_rounds: int) -> tuple[Rounds, list[str]]:
+def _rounds(
+    workload: Workload, dp: int, num_rounds: int, bucket_bytes: int
+) -> tuple[Rounds, list[str]]:
     tp = workload.num_ranks
     runtime = start_cpu(tp, dp, workload.shape.num_kv_heads)
-    forms = [ZeroSteps(hides, dp, runtime) for hides in forms_of(tp)]
-    bare = BareSteps(workload, dp)
-    exchanges = [ExchangeOf([axis], dp, runtime) for axis in axes_of(tp)]
+    forms = [ZeroSteps(hides, dp, bucket_bytes, runtime) for hides in forms_of(tp)]
+    bare = BareSteps(workload, dp, bucket_bytes)
+    exchanges = [ExchangeOf([axis], dp, bucket_bytes, runtime) for axis in axes_of(tp)]
     if tp > 1:
-        exchanges.append(ExchangeOf(axes_of(tp), dp, runtime))
+        exchanges.append(ExchangeOf(axes_of(tp), dp, bucket_bytes, runtime))
     beside = Beside(bare, exchanges[-1])
     contestants: list[Contestant] = [bare, *exchanges, beside, *forms]
     rounds = run_rounds(contestants, workload, num_rounds)

@@ -13,7 +13,8 @@ def as_text(measurement: ZeroMeasurement) -> str:
     num_rounds = len(next(iter(rounds.step_ms.values())))
     lines = [
         f"an optimizer step on {tp} tensor x {measurement.dp} data ranks"
-        f" x {measurement.num_threads} threads, {workload.dtype}, {link}, {num_rounds} rounds",
+        f" x {measurement.num_threads} threads, {workload.dtype}, {link},"
+        f" buckets of {measurement.bucket_bytes / 1e6:g} MB, {num_rounds} rounds",
         "",
         f"{'':<22} {'median ms':>9}   {'x bare':>7} {'quartiles':>15}",
     ]
@@ -37,6 +38,7 @@ def as_json(measurement: ZeroMeasurement) -> dict[str, Any]:
         "tp": tp,
         "dp": measurement.dp,
         "link_mbits": measurement.megabits,
+        "bucket_megabytes": measurement.bucket_bytes / 1e6,
         "num_threads": measurement.num_threads,
         "step_ms": rounds.step_ms,
         "losses": rounds.losses,

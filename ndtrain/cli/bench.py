@@ -8,6 +8,7 @@ import click
 
 from ndtrain.bench.workload import DEFAULT, Workload
 from ndtrain.cli import terminal
+from ndtrain.config.schema import Overlap
 from ndtrain.core.errors import UserError
 
 POSITIVE = click.IntRange(min=1)
@@ -89,8 +90,21 @@ def step(rounds: int, as_json: bool, **shape: Any) -> None:
 @click.option(
     "--zero", is_flag=True, help="Whole optimizer steps, with ZeRO's buckets over --dp replicas."
 )
+@click.option(
+    "--bucket-mb",
+    type=POSITIVE,
+    default=round(Overlap().bucket_megabytes),
+    show_default=True,
+    help="Gradients that travel together, with --zero (overlap.bucket_megabytes).",
+)
 def overlap(
-    rounds: int, as_json: bool, link_mbits: int | None, dp: int, zero: bool, **shape: Any
+    rounds: int,
+    as_json: bool,
+    link_mbits: int | None,
+    dp: int,
+    zero: bool,
+    bucket_mb: int,
+    **shape: Any,
 ) -> None:
     """What hiding the communication is worth: ours in every form, bare compute, DTensor.
 
@@ -103,7 +117,7 @@ def overlap(
     _check_replicas(dp, zero)
     workload = _workload(**shape)
     if zero:
-        _zero(workload, dp, rounds, link_mbits, as_json)
+        _zero(workload, dp, rounds, link_mbits, bucket_mb, as_json)
         return
     from ndtrain.bench import overlap_report
     from ndtrain.bench.overlap import measure_overlap
@@ -126,11 +140,18 @@ def _check_replicas(dp: int, zero: bool) -> None:
         )
 
 
-def _zero(workload: Workload, dp: int, rounds: int, link_mbits: int | None, as_json: bool) -> None:
+def _zero(
+    workload: Workload,
+    dp: int,
+    rounds: int,
+    link_mbits: int | None,
+    bucket_mb: int,
+    as_json: bool,
+) -> None:
     from ndtrain.bench import zero_report
     from ndtrain.bench.zero import measure_zero
 
-    measurement = measure_zero(workload, dp, rounds, link_mbits)
+    measurement = measure_zero(workload, dp, rounds, link_mbits, bucket_mb * 10**6)
     if measurement is None:  # not the rank that reports
         return
     if as_json:

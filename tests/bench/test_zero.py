@@ -27,6 +27,7 @@ MEASUREMENT = ZeroMeasurement(
     workload=DEFAULT,
     dp=2,
     megabits=2000,
+    bucket_bytes=16 * 10**6,
     num_threads=1,
     rounds=Rounds({name: [ms, ms] for name, ms in STEP_MS.items()}, {}),
     decided=["overlap: qkv forward: ring"],
@@ -41,6 +42,7 @@ def test_each_axis_has_its_own_efficiency() -> None:
 def test_the_table_and_json_have_every_contestant() -> None:
     text = as_text(MEASUREMENT)
     assert "2 tensor x 2 data ranks" in text
+    assert "buckets of 16 MB" in text
     assert "overlap efficiency of the tensor axis: 0.75" in text
     assert "overlap efficiency of the data axis: 0.75" in text
     assert "overlap: qkv forward: ring" in text
@@ -73,7 +75,7 @@ def test_what_cannot_be_measured_is_refused(run: Run, options: tuple, message: s
 @pytest.mark.parametrize("tp", [1, 2])
 def test_a_tiny_shape_in_every_form(tp: int) -> None:
     sizes = "--layers 1 --hidden 64 --intermediate 128 --heads 4 --kv-heads 2 --head-dim 16"
-    options = f"--vocab 256 --sequence 64 --rounds 1 --tp {tp} --dp 2 --zero --json"
+    options = f"--vocab 256 --sequence 64 --rounds 1 --tp {tp} --dp 2 --zero --bucket-mb 1 --json"
     done = subprocess.run(
         [sys.executable, "-m", "ndtrain", "bench", "overlap", *sizes.split(), *options.split()],
         capture_output=True,
@@ -83,7 +85,7 @@ def test_a_tiny_shape_in_every_form(tp: int) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["tp"], found["dp"]) == (tp, 2)
+    assert (found["tp"], found["dp"], found["bucket_megabytes"]) == (tp, 2, 1)
     exchanges = [f"exchange {axis}" for axis in axes_of(tp)]
     exchanges += ["exchange tensor + data", "beside"] if tp > 1 else ["beside"]
     forms = [f"hides {form}" for form in forms_of(tp)]
