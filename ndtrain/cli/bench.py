@@ -93,9 +93,7 @@ def step(rounds: int, as_json: bool, **shape: Any) -> None:
 @click.option(
     "--bucket-mb",
     type=POSITIVE,
-    default=round(Overlap().bucket_megabytes),
-    show_default=True,
-    help="Gradients that travel together, with --zero (overlap.bucket_megabytes).",
+    help="Gradients that travel together, with --zero; by default overlap.bucket_megabytes.",
 )
 def overlap(
     rounds: int,
@@ -103,7 +101,7 @@ def overlap(
     link_mbits: int | None,
     dp: int,
     zero: bool,
-    bucket_mb: int,
+    bucket_mb: int | None,
     **shape: Any,
 ) -> None:
     """What hiding the communication is worth: ours in every form, bare compute, DTensor.
@@ -114,7 +112,7 @@ def overlap(
 
     With --zero the steps are whole, and each axis of --tp x --dp ranks is hidden on its own.
     """
-    _check_replicas(dp, zero)
+    _check_replicas(dp, zero, bucket_mb)
     workload = _workload(**shape)
     if zero:
         _zero(workload, dp, rounds, link_mbits, bucket_mb, as_json)
@@ -131,12 +129,18 @@ def overlap(
         click.echo(overlap_report.as_text(measurement))
 
 
-def _check_replicas(dp: int, zero: bool) -> None:
+def _check_replicas(dp: int, zero: bool, bucket_mb: int | None) -> None:
     if zero and dp == 1:
         raise UserError("--zero shards over replicas", "--dp 1", "pass --dp 2 or more")
     if dp > 1 and not zero:
         raise UserError(
             "replicas exchange gradients and weights in whole steps", f"--dp {dp}", "add --zero"
+        )
+    if bucket_mb is not None and not zero:
+        raise UserError(
+            "only whole steps have buckets",
+            f"--bucket-mb {bucket_mb}",
+            "add --zero, or leave it out",
         )
 
 
@@ -145,13 +149,14 @@ def _zero(
     dp: int,
     rounds: int,
     link_mbits: int | None,
-    bucket_mb: int,
+    bucket_mb: int | None,
     as_json: bool,
 ) -> None:
     from ndtrain.bench import zero_report
     from ndtrain.bench.zero import measure_zero
 
-    measurement = measure_zero(workload, dp, rounds, link_mbits, bucket_mb * 10**6)
+    megabytes = bucket_mb or Overlap().bucket_megabytes
+    measurement = measure_zero(workload, dp, rounds, link_mbits, round(megabytes * 1e6))
     if measurement is None:  # not the rank that reports
         return
     if as_json:

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ndtrain.config.overlapping import OPERATIONS
 from ndtrain.overlap.collective_matmul import Mode
 
 Pass = Literal["forward", "backward"]
-OPERATIONS = ("qkv", "o", "gate_up", "down", "head")
 PASSES: tuple[Pass, ...] = ("forward", "backward")
 
 

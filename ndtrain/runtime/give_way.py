@@ -2,11 +2,10 @@
 
     let_transfers_give_way()        # after the process groups are made
 
-gloo's threads wake for every segment that arrives, about 40 times for 2 MB at 1 Gbit/s, and each
-time a product that runs loses its core and what it had in the caches. With a lower priority they
-take what has come together when the scheduler lets them, and at once when compute waits: beside
-bare compute the same bytes then cost a third to a half of the time (`ndtrain bench overlap`, the
-contestant `beside`).
+gloo's threads wake for every segment that arrives, dozens of times for 2 MB on a link of 1 Gbit/s,
+and each time a product that runs loses its core and what it had in the caches. With a lower
+priority they take what has come together when the scheduler lets them, and at once when compute
+waits. The contestant `beside` of `ndtrain bench overlap` shows what is left of the cost.
 """
 
 import os

@@ -62,6 +62,7 @@ def test_one_tensor_rank_has_only_the_data_axis() -> None:
     [
         (("--zero",), "--zero shards over replicas"),
         (("--dp", "2"), "add --zero"),
+        (("--bucket-mb", "4"), "only whole steps have buckets"),
         (("--zero", "--dp", "2", "--tp", "3"), "cannot be divided by --ranks 3"),
     ],
 )
