@@ -1,9 +1,19 @@
 """Buckets that travel behind compute give the bits of those that do not, and do travel there."""
 
+import threading
+from dataclasses import replace
+
 import pytest
 import torch
 
-from tests.parallel.small import SHAPE, UNTIED, loss_of, start, train
+from ndtrain.config.schema import Optim
+from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.parallel.apply import parallelize
+from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.parallel.zero import ShardedAdamW
+from ndtrain.runtime.mesh import Mesh
+from tests.overlap.lone import lone
+from tests.parallel.small import SHAPE, UNTIED, batch, loss_of, start, train
 from tests.rank_pool import ranks
 
 
@@ -39,3 +49,39 @@ def test_reductions_start_inside_backward_and_gathers_outlive_the_step():
     assert all(name.startswith("scatter_") for name in reducing)
     num_buckets = len(gathering)
     assert gathering == [f"gather_{index}" for index in reversed(range(num_buckets))]
+
+
+def test_a_module_waits_for_its_own_weights_alone() -> None:
+    """The weights that a block needs last arrive only after its first product has begun."""
+    last, first = "layers.0.mlp.down.weight", "layers.0.attention.qkv.product"
+    has_begun, late = threading.Event(), []
+
+    def before(name: str) -> None:
+        if name in late and not has_begun.wait(60.0):
+            raise TimeoutError(f"{first} waits for {last}")
+
+    def before_compute(name: str) -> None:
+        if name == first:
+            has_begun.set()
+
+    runtime = replace(lone(1, 0, before, before_compute), mesh=Mesh.place(0, tp=1, dp=2))
+    with torch.device("meta"):
+        model = Qwen3(UNTIED)
+    shards = parallelize(model, runtime)
+    weights, settings = RandomWeights(UNTIED, seed=3), Optim(lr=1e-2)
+    optimizer = ShardedAdamW(
+        model, shards, weights, runtime, settings, torch.float32, bucket_bytes=4, in_background=True
+    )
+    tokens, targets, starts = batch(0, UNTIED)
+    share = torch.full(targets.shape, 1 / targets.numel())
+    model.loss(tokens, targets, share, None, starts).backward()
+    late += [
+        f"buckets.gather_{index}"
+        for index, bucket in enumerate(optimizer.buckets)
+        if last in {member.name for member in bucket.members}
+    ]
+    has_begun.clear()
+    optimizer.step(1e-2)
+    model.loss(tokens, targets, share, None, starts)
+    assert has_begun.is_set()
+    assert optimizer.traffic.under_way == []
