@@ -48,7 +48,7 @@ def execute(
     buffers, done_with = Buffers(schedule), schedule.last_reads
     for node in schedule.nodes:
         for name in node.after:
-            _ready(values[name])
+            ready(values[name])
         read = [values[name] for name in node.inputs]
         if isinstance(node, Compute):
             values[node.name] = _compute(schedule, node, read, runtime, buffers)
@@ -65,17 +65,17 @@ def execute(
         del read
         for name in done_with.get(node.name, ()):  # what still moves holds what it needs
             del values[name]
-    return tuple(_ready(values[name]) for name in schedule.outputs)
+    return tuple(ready(values[name]) for name in schedule.outputs)
 
 
-def _ready(value: Value) -> Tensor:
+def ready(value: Value) -> Tensor:
     return value.wait() if isinstance(value, Pending) else value
 
 
 def _compute(
     schedule: Schedule, node: Compute, values: list[Value], runtime: Runtime, buffers: Buffers
 ) -> Tensor:
-    tensors = [_ready(value) for value in values]
+    tensors = [ready(value) for value in values]
     joined = buffers.joined(node, tensors)
     if joined is not None:
         return joined
@@ -91,7 +91,7 @@ def communication(
     name = f"{schedule.name}.{node.name}"
 
     def work(collectives: Collectives) -> Tensor:
-        x = _ready(value)
+        x = ready(value)
         if isinstance(node, Permute):
             return collectives.permute(x, axis, node.shift, name, node.track, out)
         if isinstance(node, AllGather):

@@ -13,16 +13,20 @@ On a device that traces, only data is recorded: what a node waits for besides (`
 blocking form) is not in the graph.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 from torch import Tensor
 
-from ndtrain.overlap.execute import communication
+from ndtrain.overlap.execute import Value, communication, ready
 from ndtrain.overlap.schedule import Compute, Node, Schedule, Stream
+from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.mesh import Axis
 from ndtrain.runtime.runtime import Runtime
-from ndtrain.runtime.streams import Pending
+from ndtrain.runtime.streams import Pending, Work
+
+Means = Callable[[Tensor, Collectives, str, str], Tensor]
+"""(value, collectives, name, track) -> what the communication leaves on this rank."""
 
 
 class Unfolding:
@@ -35,11 +39,16 @@ class Unfolding:
         axis: Axis,
         serial: bool = False,
         places: Mapping[str, Tensor] | None = None,
+        means: Mapping[str, Means] | None = None,
     ) -> None:
-        """places: memory that gathers write to. serial: each communication blocks its caller."""
+        """places: memory that gathers write to. serial: each communication blocks its caller.
+
+        means: how communications are done that have the effect of their node's collective, and are
+        another.
+        """
         self._schedule, self._axis, self._runtime, self._serial = schedule, axis, runtime, serial
         self._trace = runtime.trace
-        self._places = places or {}
+        self._places, self._means = places or {}, means or {}
         self._nodes = {node.name: node for node in schedule.nodes}
         self._unissued: dict[Stream, list[Node]] = {}
         for node in reversed(schedule.nodes):
@@ -92,10 +101,17 @@ class Unfolding:
     def _issue(self, node: Node) -> None:
         (source,) = node.inputs
         value = self._made[source] if source in self._made else self._pending[source]
-        out = self._places.get(node.name)
-        work = communication(self._schedule, node, value, self._axis, out)
         label = f"{self._schedule.name}.{node.name}"
+        if node.name in self._means:
+            work = _by(self._means[node.name], value, label, node.track)
+        else:
+            out = self._places.get(node.name)
+            work = communication(self._schedule, node, value, self._axis, out)
         stream = self._runtime.stream_of(node.stream, self._axis, self._serial)
         with self._trace.scope(label) if self._trace else nullcontext():
             self._pending[node.name] = stream.submit(label, work)
         self._free(node.name)
+
+
+def _by(means: Means, value: Value, label: str, track: str) -> Work:
+    return lambda collectives: means(ready(value), collectives, label, track)

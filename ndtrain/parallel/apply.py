@@ -22,6 +22,8 @@ from ndtrain.parallel.shard import Shard
 from ndtrain.parallel.shard_table import DECODER, Context, Style
 from ndtrain.runtime.runtime import Runtime
 
+EMBEDDING = "embedding.weight"
+
 
 class Source(Protocol):
     def read(self, name: str, dim: int, slices: Sequence[tuple[int, int]]) -> Tensor: ...
@@ -69,7 +71,7 @@ def replace_parameter(model: Qwen3, name: str, value: Tensor) -> nn.Parameter:
     module_name, own = name.rsplit(".", 1)
     parameter = nn.Parameter(value)
     setattr(model.get_submodule(module_name), own, parameter)
-    if name == "embedding.weight" and model.shape.tie_embeddings:
+    if name == EMBEDDING and model.shape.tie_embeddings:
         model.head.weight = parameter
     return parameter
 

@@ -14,15 +14,20 @@ the same buffers: the numbers are equal bit for bit.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.overlap.buckets import bucket_schedule, update_order
 from ndtrain.overlap.unfold import Unfolding
+from ndtrain.parallel.apply import EMBEDDING
 from ndtrain.parallel.bucket import Bucket
 from ndtrain.parallel.gradients import sum_replicated_gradients
 from ndtrain.parallel.shard import Shard
+from ndtrain.parallel.touched_rows import sum_touched_rows
+from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.runtime import Runtime
 
 
@@ -42,6 +47,11 @@ class BucketTraffic:
         self._in_background = in_background and runtime.mesh.data.size > 1
         members = [[member.name for member in bucket.members] for bucket in buckets]
         self._whole, self._order = completion_order(members, shards)
+        self._means = {
+            f"scatter_{index}": partial(self._sum_rows, bucket.members[0].shape)
+            for index, bucket in enumerate(buckets)
+            if self._rows_may_travel(model, bucket)
+        }
         self.schedule = bucket_schedule(self._order, self._in_background)
         self._reducing: Unfolding | None = None  # of the step whose gradients come in
         self._gathering: Unfolding | None = None  # of the step whose weights go out
@@ -72,7 +82,8 @@ class BucketTraffic:
         self._complete = set()
         places = {f"gather_{index}": bucket.values for index, bucket in enumerate(self._buckets)}
         axis, serial = self._runtime.mesh.data, not self._in_background
-        self._reducing = Unfolding(self.schedule, self._runtime, axis, serial, places)
+        schedule, runtime = self.schedule, self._runtime
+        self._reducing = Unfolding(schedule, runtime, axis, serial, places, self._means)
 
     def reduce(self) -> None:
         """Leaves in each bucket's `own_gradient` the sum over all ranks that hold the range."""
@@ -135,6 +146,19 @@ class BucketTraffic:
         assert self._reducing is not None
         self._complete.add(index)
         self._reducing.done(f"gradients_{index}", self._buckets[index].gradients)
+
+    def _rows_may_travel(self, model: Qwen3, bucket: Bucket) -> bool:
+        """Not of an embedding that is the head too: that one has a gradient in every row."""
+        if model.shape.tie_embeddings or bucket.members[0].name != EMBEDDING:
+            return False
+        size = self._runtime.mesh.data.size
+        return self._runtime.sizes_may_vary and size > 1 and bucket.members[0].shape[0] % size == 0
+
+    def _sum_rows(
+        self, shape: torch.Size, gradient: Tensor, collectives: Collectives, name: str, track: str
+    ) -> Tensor:
+        axis = self._runtime.mesh.data
+        return sum_touched_rows(gradient.view(shape), collectives, axis, name, track).view(-1)
 
     def _hook_parameters(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())

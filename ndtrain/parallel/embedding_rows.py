@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ndtrain.parallel.touched_rows import exchange_rows
 from ndtrain.runtime.runtime import Runtime
 
 
@@ -84,10 +85,5 @@ class _Held:
         """[.., H] to rank + shift; returns [num_received, H] from rank - shift."""
         if shift == 0:
             return sent
-        if not len(sent):  # all ranks make the same calls: a row of nothing stands for none
-            sent = sent.new_zeros(1, sent.shape[1])
-        out = sent.new_empty(max(num_received, 1), sent.shape[1])
-        axis = self.runtime.mesh.tensor
-        return self.runtime.collectives.permute(sent, axis, shift, name, "scatter", out)[
-            :num_received
-        ]
+        runtime, axis = self.runtime, self.runtime.mesh.tensor
+        return exchange_rows(sent, num_received, runtime.collectives, axis, shift, name, "scatter")

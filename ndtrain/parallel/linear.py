@@ -12,7 +12,6 @@ activation memory stays 1/t.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, autograd, nn
 
@@ -26,6 +25,8 @@ from ndtrain.overlap.collective_matmul import (
 from ndtrain.overlap.execute import execute
 from ndtrain.overlap.modes import Modes
 from ndtrain.overlap.schedule import Schedule
+from ndtrain.parallel.kept import Kept
+from ndtrain.parallel.lone_linear import lone_product
 from ndtrain.runtime.runtime import Runtime
 
 
@@ -37,6 +38,15 @@ class Plan:
     backward: Schedule
     runtime: Runtime
     serial: bool
+
+    @property
+    def name(self) -> str:
+        return self.forward.name
+
+    @property
+    def is_lone(self) -> bool:
+        """One tensor rank: there is nothing to schedule."""
+        return self.runtime.mesh.tensor.size == 1
 
     def run(self, schedule: Schedule, *tensors: Tensor) -> tuple[Tensor, ...]:
         return execute(schedule, tensors, self.runtime, self.runtime.mesh.tensor, self.serial)
@@ -59,17 +69,11 @@ class _Planned(autograd.Function):
 
 
 class _Keep(autograd.Function):
-    """Keeps x for the backward of the product that follows.
-
-    Apart from the product, because recomputation under activation checkpointing stops at the
-    last tensor that backward needs: with x kept here it stops before the product and its
-    reduce-scatter, whose results nobody needs again.
-    """
+    """Keeps x for the backward of the product that follows."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, kept: dict[str, Any]) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x)
-        kept["context"] = ctx
+    def forward(ctx, x: Tensor, kept: Kept) -> Tensor:  # type: ignore[no-untyped-def]
+        kept.hold(ctx, x)
         return x.view_as(x)
 
     @staticmethod
@@ -81,13 +85,13 @@ class _PlannedAfterKeep(autograd.Function):
     """`_Planned` on an x that `_Keep` holds."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, plan: Plan, kept: dict[str, Any]) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, x: Tensor, weight: Tensor, plan: Plan, kept: Kept) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.weight, ctx.plan, ctx.kept = weight, plan, kept
         return plan.run(plan.forward, x, weight)[0]
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        (x,) = ctx.kept["context"].saved_tensors
+        x = ctx.kept.read()
         dx, dweight = ctx.plan.run(ctx.plan.backward, dy.contiguous(), x, ctx.weight)
         return dx, dweight, None, None
 
@@ -118,12 +122,16 @@ def row_plan(
 
 def column_product(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
     """x [S/t, B, in], weight [out/t, in] -> [S, B, out/t]; differentiable."""
+    if plan.is_lone:
+        return lone_product(x, weight, plan.runtime, plan.name)
     return _Planned.apply(x, weight, plan)
 
 
 def row_product(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
     """x [S, B, in/t], weight [out, in/t] -> [S/t, B, out]; differentiable."""
-    kept: dict[str, Any] = {}
+    if plan.is_lone:
+        return lone_product(x, weight, plan.runtime, plan.name)
+    kept = Kept()
     return _PlannedAfterKeep.apply(_Keep.apply(x, kept), weight, plan, kept)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ndtrain.config.schema import Optim
 from ndtrain.core.errors import Unhealthy
 from ndtrain.models.qwen3.model import Qwen3
-from ndtrain.parallel.apply import Source, replace_parameter
+from ndtrain.parallel.apply import EMBEDDING, Source, replace_parameter
 from ndtrain.parallel.bucket import Bucket
 from ndtrain.parallel.data_parallel import BucketTraffic
 from ndtrain.parallel.shard import Shard
@@ -173,18 +173,19 @@ def not_finite(norm: float) -> Unhealthy:
 def bucket_names(model: nn.Module, max_elements: int) -> Iterator[tuple[bool, list[str]]]:
     """(whether weight decay applies, names): matrices from the last layer to the first, then norms.
 
-    Backward finishes the last layers first, so a bucket's members are complete about together.
+    Backward finishes the last layers first, so a bucket's members are complete about together. The
+    embedding, which comes last and is needed first, has a bucket of its own.
     """
     parameters = list(model.named_parameters())[::-1]
     size = 0
 
-    def index(item: tuple[str, nn.Parameter]) -> int:
+    def place(item: tuple[str, nn.Parameter]) -> tuple[int, bool]:
         nonlocal size
         size += item[1].numel()
-        return size // max_elements
+        return size // max_elements, item[0] == EMBEDDING
 
     matrices = [item for item in parameters if item[1].ndim > 1]
-    for _, items in groupby(matrices, key=index):
+    for _, items in groupby(matrices, key=place):
         yield True, [name for name, _ in items]
     yield False, [name for name, parameter in parameters if parameter.ndim == 1]
 

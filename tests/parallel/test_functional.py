@@ -55,6 +55,21 @@ def test_results_and_gradients_are_those_of_the_plain_layer(size, mode):
         torch.testing.assert_close(torch.cat(parts, dim), expected, rtol=1e-12, atol=1e-12)
 
 
+def of_the_weight_alone(rank: int, size: int) -> Tensor:
+    runtime = start_cpu(size, 1, num_kv_heads=size)
+    hidden = torch.randn(SEQUENCE, BATCH, INNER, dtype=torch.float64)
+    weight = full_tensors()[2].chunk(size, 1)[rank].contiguous().requires_grad_()
+    y = matmul_reduce_scatter(hidden.chunk(size, 2)[rank], weight, runtime)
+    (dweight,) = torch.autograd.grad(y, [weight], torch.ones_like(y))
+    return dweight - hidden.chunk(size, 2)[rank].sum((0, 1)).expand_as(dweight)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_x_that_learns_nothing(size):
+    for difference in ranks(size).run(of_the_weight_alone, size):
+        torch.testing.assert_close(difference, torch.zeros_like(difference), rtol=0, atol=1e-12)
+
+
 def run_example(rank: int) -> list[float]:
     spec = importlib.util.spec_from_file_location("own_loop", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
