@@ -113,7 +113,10 @@ class Manifest:
     def _parse(cls, path: Path) -> "Manifest":
         help_text = "take another checkpoint: this one is damaged"
         try:
-            value = json.loads(path.read_bytes())
+            text = path.read_bytes()
+            value = json.loads(text)
+            if not text.endswith(b"\n"):  # all that a cut can take without breaking the rest
+                raise ValueError("its last byte is missing")
             if value["format"] != FORMAT:
                 raise ValueError(f"its format is `{value['format']}`")
             if value["version"] != VERSION:

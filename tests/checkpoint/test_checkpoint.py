@@ -128,7 +128,7 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path, change: Any, wh
     write_checkpoint(folder, SHAPE, random_parameters(SHAPE), 2)
     manifest = json.loads((folder / MANIFEST).read_text())
     change(manifest)
-    (folder / MANIFEST).write_text(json.dumps(seal(manifest)))
+    (folder / MANIFEST).write_text(json.dumps(seal(manifest)) + "\n")
     with pytest.raises(UserError) as refusal:
         Checkpoint(folder)
     assert what in refusal.value.what
@@ -150,7 +150,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     entry = writer.describe(folder, path.name)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"][0] |= {"num_bytes": entry.num_bytes, "sha256": entry.sha256}
-    (folder / MANIFEST).write_text(json.dumps(seal(manifest)))
+    (folder / MANIFEST).write_text(json.dumps(seal(manifest)) + "\n")
     with pytest.raises(UserError, match="not a whole safetensors file"):
         Checkpoint(folder).read("norm.weight")
 

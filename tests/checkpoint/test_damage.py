@@ -103,6 +103,14 @@ def test_a_flipped_bit_or_a_cut(whole: Path, tmp_path: Path, data: st.DataObject
     assert Path(name).name in complaint(folder)
 
 
+def test_a_manifest_without_its_last_byte(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "step_00000007"
+    shutil.copytree(whole, folder)
+    manifest = folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    assert "last byte" in complaint(folder)
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_a_missing_file(whole: Path, tmp_path: Path, number: int) -> None:
     folder = tmp_path / "step_00000007"
@@ -129,6 +137,6 @@ def test_state_that_does_not_cover_a_parameter_is_refused(whole: Path, tmp_path:
     for file in manifest["files"]:
         if file["name"].startswith("state_0001"):
             file["pieces"][0]["flat"][0] += 1
-    (folder / MANIFEST).write_text(json.dumps(seal(manifest)))
+    (folder / MANIFEST).write_text(json.dumps(seal(manifest)) + "\n")
     with pytest.raises(UserError, match="overlap or leave gaps"):
         Checkpoint(folder).state.has(MASTER)
