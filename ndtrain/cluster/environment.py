@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
 from ndtrain.config.checks import data_parallel
 from ndtrain.config.load import fail
-from ndtrain.config.overlapping import overlaps
+from ndtrain.config.overlapping import overlaps, overlaps_data, overlaps_tensor
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
 from ndtrain.core.suggest import advice
@@ -27,6 +27,7 @@ _KEY = "cluster.environment"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Whoever mistypes one of these hears of it; other programs' variables are not ours to know.
 _CHECKED = ("NEURON_", "TORCH_NEURONX_", "FI_", "XLA_", "CCOM_")
+_LARGE, _SMALL = 65536, 4096  # bytes: the largest packet of a collective, and compute's default
 
 
 class Variable(NamedTuple):
@@ -127,17 +128,32 @@ def _streams(config: Config, instance: Instance, num_nodes: int) -> Iterator[Var
     """Only the native runtime of trn2 has streams; unused, they cost part of the collectives."""
     if instance.device is None or instance.device.name != "trn2":
         return
-    if not overlaps(config, data_parallel(config, num_nodes * instance.num_devices) or 1):
+    dp = data_parallel(config, num_nodes * instance.num_devices) or 1
+    if not overlaps(config, dp):
         return
     for name, reason in STREAM_VARIABLES.items():
         yield Variable(name, "1", f"{reason} (overlap)")
-    # A larger packet is a larger share of the DMA engines. Tensor parallelism is on the critical
-    # path, ZeRO's buckets are not.
     reason = "bytes; compute's packets, no smaller than tensor parallelism's"
-    yield Variable("NEURON_RT_DBG_DMA_PACKETIZATION_SIZE", "65536", reason)
-    sizes = "65536" if config.overlap.data_parallel == "off" else "65536,4096"
-    reason = "bytes; by stream: tensor parallelism first, then ZeRO's buckets"
-    yield Variable("NEURON_RT_DBG_CC_DMA_PACKET_SIZE", sizes, reason)
+    yield Variable("NEURON_RT_DBG_DMA_PACKETIZATION_SIZE", str(_LARGE), reason)
+    yield Variable("NEURON_RT_DBG_CC_DMA_PACKET_SIZE", *_packets(config, dp))
+
+
+def _packets(config: Config, dp: int) -> tuple[str, str]:
+    """Bytes of a packet of each stream's collectives, and why.
+
+    DMA engines take turns at packets, so a larger one is a larger share of them. Tensor parallelism
+    is on the critical path and comes first, then compute, then ZeRO's buckets (Neuron SDK,
+    compute-comm-overlap). How the runtime numbers streams that the host makes is not documented.
+    So every stream has an entry, in the order in which they are made; and if all beside the first
+    should share the second entry, tensor parallelism still loses nothing.
+    """
+    if not overlaps_data(config, dp):
+        return str(_LARGE), "bytes; the default: ZeRO's buckets are not beside compute"
+    side = _LARGE if overlaps_tensor(config) else _SMALL
+    sizes = {"main": _LARGE, "gather": side, "scatter": side}
+    sizes |= {"data_gather": _SMALL, "data_scatter": _SMALL}
+    reason = f"bytes by stream, {', '.join(sizes)}: ZeRO's buckets give way to compute"
+    return ",".join(map(str, sizes.values())), reason
 
 
 _RULES: tuple[Rule, ...] = (_efa, _compiler, _runtime, _xla, _streams)

@@ -9,6 +9,7 @@ from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
 from ndtrain.config.load import load
 from ndtrain.core.errors import UserError, UserErrors
 from ndtrain.hardware.instances import INSTANCES, find_instance
+from ndtrain.runtime.mesh import LANES
 
 
 def variables(
@@ -39,15 +40,36 @@ def test_streams_cost_and_so_come_with_overlap_alone() -> None:
     blocking = ("overlap.mode='off'", "overlap.data_parallel='off'")
     on, off = variables("trn2.48xlarge"), variables("trn2.48xlarge", *blocking)
     assert on["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"
-    # Tensor parallelism's packets are the larger ones: it is on the critical path.
-    assert on["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"] == "65536,4096"
     assert not {name for name in off if "HOST_CC" in name or "PACKET" in name}
     buckets = variables("trn2.48xlarge", "overlap.mode='off'")
     assert buckets["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"  # ZeRO's travel behind compute too
-    tensor = ("parallel.tp=4", "overlap.data_parallel='off'")
-    alone = variables("trn2.48xlarge", *tensor)
-    assert alone["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"] == "65536"
     assert "TORCH_NEURONX_ENABLE_HOST_CC" not in variables("trn1.32xlarge")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "small"),
+    [
+        (("parallel.tp=4",), {"data_gather", "data_scatter"}),
+        # Tensor parallelism's collectives block the main stream: all beside it is ZeRO's.
+        (("parallel.tp=4", "overlap.mode='off'"), set(LANES) - {"main"}),
+        (("parallel.tp=4", "overlap.mode=serial"), set(LANES) - {"main"}),
+        (("parallel.tp=4", "overlap.data_parallel='off'"), set()),
+    ],
+)
+def test_packets_of_streams_are_small_where_only_buckets_travel(
+    overrides: tuple[str, ...], small: set[str]
+) -> None:
+    """Compute's are large: it is served before ZeRO's buckets and after tensor parallelism."""
+    found = variables("trn2.48xlarge", *overrides)
+    assert found["NEURON_RT_DBG_DMA_PACKETIZATION_SIZE"] == "65536"
+    sizes = found["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"].split(",")
+    if not small:
+        assert sizes == ["65536"]
+        return
+    # An entry for every stream, in the order in which the runtime makes them.
+    assert len(sizes) == len(LANES)
+    assert {lane for lane, size in zip(LANES, sizes, strict=True) if size == "4096"} == small
+    assert {size for size in sizes if size != "4096"} == {"65536"}
 
 
 def test_cpus_get_what_the_user_says() -> None:
