@@ -175,7 +175,8 @@ _SAYS_NOTHING = ("type", "name", "mode", "monitor", "filename", "softmax")
 
 
 def foreign(key: str, is_own_section: bool = False) -> Foreign | None:
-    """By the whole key or a section that it is in, else by its last part; None if theirs has none.
+    """By the whole key or a section that it is in, else by its last part where ours has another
+    name; None if theirs has none.
 
     is_own_section: the key begins with a section of ours, so that its end alone says nothing.
     """
@@ -186,4 +187,8 @@ def foreign(key: str, is_own_section: bool = False) -> Foreign | None:
     last = parts[-1].replace("-", "_")
     if exact is not None or is_own_section or last in _SAYS_NOTHING:
         return exact
-    return next((row for row in rows.values() if row.theirs.rpartition(".")[2] == last), None)
+    return next((row for row in rows.values() if _end(row.theirs) == last != _end(row.ours)), None)
+
+
+def _end(key: str) -> str:
+    return key.rpartition(".")[2]
