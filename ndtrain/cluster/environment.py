@@ -6,27 +6,32 @@
 `cluster.environment` adds to it, replaces and removes (`NAME=` with nothing behind it). Written
 from public documentation; nothing of it was tried on hardware. Sources: Neuron SDK 2.28 to 2.33,
 archive/nxd-training/torch-neuron-envvars, neuron-runtime/configuration-guide, neuron-runtime/
-explore/compute-comm-overlap, tools/neuron-explorer/environment-variables, neuronx-cc api-reference.
+explore/compute-comm-overlap, tools/neuron-explorer/environment-variables, torch/reference/env-vars,
+neuronx-cc api-reference.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from ndtrain.cluster.rank import RUNTIME_DEVICE
 from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
 from ndtrain.config.checks import data_parallel
 from ndtrain.config.load import fail
 from ndtrain.config.overlapping import overlaps, overlaps_data, overlaps_tensor
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
-from ndtrain.core.suggest import advice
+from ndtrain.core.suggest import nearest
 from ndtrain.hardware.instances import Instance
+from ndtrain.runtime.graph_cache import NEURON_DEFAULT
 from ndtrain.runtime.neuron_environment import STREAM_VARIABLES
 
 _KEY = "cluster.environment"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Whoever mistypes one of these hears of it; other programs' variables are not ours to know.
-_CHECKED = ("NEURON_", "TORCH_NEURONX_", "FI_", "XLA_", "CCOM_")
+# Whoever mistypes a known name hears of it. There are more variables than any list has: what is not
+# nearly one of these, by difflib's ratio, is taken as it is.
+_MISSPELT = 0.93
+_NATIVE_CACHE = "TORCH_NEURONX_NEFF_CACHE_DIR"
 _LARGE, _SMALL = 65536, 4096  # bytes: the largest packet of a collective, and compute's default
 
 
@@ -74,9 +79,10 @@ def _parsed(entry: str, instance: Instance, where: str) -> tuple[str, str]:
         reason, devices = WITHOUT_EFFECT[name]
         if instance.device is None or instance.device.name in devices:
             raise UserError(f"`{name}` has no effect on {instance.name}: {reason}", where)
-    if name.startswith(_CHECKED) and name not in KNOWN:
-        help_text = advice(name, KNOWN, "`ndtrain slurm --print-env` shows what is set")
-        raise UserError(f"no program reads the variable `{name}`", where, help_text)
+    meant = None if name in KNOWN else nearest(name, KNOWN, _MISSPELT)
+    if meant is not None:
+        help_text = f"did you mean `{meant}`? If not, export it in the shell that calls sbatch"
+        raise UserError(f"no program is known to read `{name}`", where, help_text)
     return name, value
 
 
@@ -91,15 +97,32 @@ def _efa(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variabl
 def _compiler(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
     if instance.device is None:
         return
-    flags = ["--model-type=transformer", "--auto-cast=none", "--retry_failed_compilation"]
-    reasons = ["fp32 stays fp32", "a failure is not kept in the cache"]
+    flags, reasons = ["--model-type=transformer", "--auto-cast=none"], ["fp32 stays fp32"]
+    if _has_torch_xla(instance):
+        # Of the program that torch-xla calls the compiler by, and no flag of the compiler.
+        flags.append("--retry_failed_compilation")
+        reasons.append("a failure is not kept in the cache")
     if instance.cores_per_device > 1:
         flags.append(f"--lnc={instance.cores_per_device}")
         reasons.append(f"a device is {instance.cores_per_device} cores")
     yield Variable("NEURON_CC_FLAGS", " ".join(flags), "; ".join(reasons))
-    # The default, said aloud: on a shared file system its locks time out.
-    cache = "/var/tmp/neuron-compile-cache"
-    yield Variable("NEURON_COMPILE_CACHE_URL", cache, "on each node's own disk: NFS locks time out")
+    yield _cache(config, instance)
+
+
+def _has_torch_xla(instance: Instance) -> bool:
+    return instance.device is not None and RUNTIME_DEVICE[instance.device.name] == "xla"
+
+
+def _cache(config: Config, instance: Instance) -> Variable:
+    """Of compiled graphs, a place said aloud. What is shared of torch-xla's is copied."""
+    if _has_torch_xla(instance):
+        reason = "on each node's own disk: NFS locks time out"
+        return Variable("NEURON_COMPILE_CACHE_URL", NEURON_DEFAULT, reason)
+    shared = config.cluster.compile_cache
+    if shared is None:
+        reason = "on each node's own disk; cluster.compile_cache names a shared folder"
+        return Variable(_NATIVE_CACHE, "/var/tmp/ndtrain-neff-cache", reason)
+    return Variable(_NATIVE_CACHE, shared, "cluster.compile_cache: what any node has compiled")
 
 
 def _runtime(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
@@ -115,7 +138,7 @@ def _runtime(config: Config, instance: Instance, num_nodes: int) -> Iterator[Var
 
 
 def _xla(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
-    if instance.device is None or instance.device.name != "trn1":
+    if not _has_torch_xla(instance):
         return
     reason = "steps that the host is ahead of the device (runtime <= 2.30)"
     yield Variable("NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS", "3", reason)
