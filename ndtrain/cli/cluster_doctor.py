@@ -17,6 +17,7 @@ from ndtrain.core.errors import UserError
 
 if TYPE_CHECKING:
     from ndtrain.cluster.judge import Verdict
+    from ndtrain.hardware.instances import Instance
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _OPTIONS = (
@@ -58,9 +59,9 @@ def examine_cluster(
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="ndtrain-doctor-") as scratch:
             examine(Node(own, names, Path(scratch), instance, port))
-            return _report(names, Path(scratch), as_json)
+            return _report(names, Path(scratch), instance, as_json)
     if verdict:
-        return _report(names, folder, as_json)
+        return _report(names, folder, instance, as_json)
     if own not in names:
         _refuse(f"this node is {own}, which is not in --nodes", "--node says which of them it is")
     try:
@@ -76,11 +77,11 @@ def examine_cluster(
     return 1 if any(finding.state == "fail" for finding in report.findings) else 0
 
 
-def _report(nodes: tuple[str, ...], folder: Path, as_json: bool) -> int:
+def _report(nodes: tuple[str, ...], folder: Path, instance: Instance, as_json: bool) -> int:
     """Prints the verdict and writes the names of bad nodes, one a line, to FOLDER/bad_nodes."""
     from ndtrain.cluster.judge import judge
 
-    verdict = judge(nodes, folder)
+    verdict = judge(nodes, folder, instance)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bad_nodes").write_text("".join(f"{name}\n" for name in verdict.bad_nodes))
     if as_json:

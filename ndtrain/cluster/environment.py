@@ -6,27 +6,33 @@
 `cluster.environment` adds to it, replaces and removes (`NAME=` with nothing behind it). Written
 from public documentation; nothing of it was tried on hardware. Sources: Neuron SDK 2.28 to 2.33,
 archive/nxd-training/torch-neuron-envvars, neuron-runtime/configuration-guide, neuron-runtime/
-explore/compute-comm-overlap, tools/neuron-explorer/environment-variables, neuronx-cc api-reference.
+explore/compute-comm-overlap, tools/neuron-explorer/environment-variables, torch/reference/env-vars,
+neuronx-cc api-reference.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from ndtrain.cluster.rank import RUNTIME_DEVICE
 from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
 from ndtrain.config.checks import data_parallel
 from ndtrain.config.load import fail
-from ndtrain.config.overlapping import overlaps
+from ndtrain.config.overlapping import overlaps, overlaps_data, overlaps_tensor
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
-from ndtrain.core.suggest import advice
+from ndtrain.core.suggest import nearest
 from ndtrain.hardware.instances import Instance
+from ndtrain.runtime.graph_cache import NEURON_DEFAULT
 from ndtrain.runtime.neuron_environment import STREAM_VARIABLES
 
 _KEY = "cluster.environment"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Whoever mistypes one of these hears of it; other programs' variables are not ours to know.
-_CHECKED = ("NEURON_", "TORCH_NEURONX_", "FI_", "XLA_", "CCOM_")
+# Whoever mistypes a known name hears of it. There are more variables than any list has: what is not
+# nearly one of these, by difflib's ratio, is taken as it is.
+_MISSPELT = 0.93
+_NATIVE_CACHE = "TORCH_NEURONX_NEFF_CACHE_DIR"
+_LARGE, _SMALL = 65536, 4096  # bytes: the largest packet of a collective, and compute's default
 
 
 class Variable(NamedTuple):
@@ -73,9 +79,10 @@ def _parsed(entry: str, instance: Instance, where: str) -> tuple[str, str]:
         reason, devices = WITHOUT_EFFECT[name]
         if instance.device is None or instance.device.name in devices:
             raise UserError(f"`{name}` has no effect on {instance.name}: {reason}", where)
-    if name.startswith(_CHECKED) and name not in KNOWN:
-        help_text = advice(name, KNOWN, "`ndtrain slurm --print-env` shows what is set")
-        raise UserError(f"no program reads the variable `{name}`", where, help_text)
+    meant = None if name in KNOWN else nearest(name, KNOWN, _MISSPELT)
+    if meant is not None:
+        help_text = f"did you mean `{meant}`? If not, export it in the shell that calls sbatch"
+        raise UserError(f"no program is known to read `{name}`", where, help_text)
     return name, value
 
 
@@ -90,15 +97,32 @@ def _efa(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variabl
 def _compiler(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
     if instance.device is None:
         return
-    flags = ["--model-type=transformer", "--auto-cast=none", "--retry_failed_compilation"]
-    reasons = ["fp32 stays fp32", "a failure is not kept in the cache"]
+    flags, reasons = ["--model-type=transformer", "--auto-cast=none"], ["fp32 stays fp32"]
+    if _has_torch_xla(instance):
+        # Of the program that torch-xla calls the compiler by, and no flag of the compiler.
+        flags.append("--retry_failed_compilation")
+        reasons.append("a failure is not kept in the cache")
     if instance.cores_per_device > 1:
         flags.append(f"--lnc={instance.cores_per_device}")
         reasons.append(f"a device is {instance.cores_per_device} cores")
     yield Variable("NEURON_CC_FLAGS", " ".join(flags), "; ".join(reasons))
-    # The default, said aloud: on a shared file system its locks time out.
-    cache = "/var/tmp/neuron-compile-cache"
-    yield Variable("NEURON_COMPILE_CACHE_URL", cache, "on each node's own disk: NFS locks time out")
+    yield _cache(config, instance)
+
+
+def _has_torch_xla(instance: Instance) -> bool:
+    return instance.device is not None and RUNTIME_DEVICE[instance.device.name] == "xla"
+
+
+def _cache(config: Config, instance: Instance) -> Variable:
+    """Of compiled graphs, a place said aloud. What is shared of torch-xla's is copied."""
+    if _has_torch_xla(instance):
+        reason = "on each node's own disk: NFS locks time out"
+        return Variable("NEURON_COMPILE_CACHE_URL", NEURON_DEFAULT, reason)
+    shared = config.cluster.compile_cache
+    if shared is None:
+        reason = "on each node's own disk; cluster.compile_cache names a shared folder"
+        return Variable(_NATIVE_CACHE, "/var/tmp/ndtrain-neff-cache", reason)
+    return Variable(_NATIVE_CACHE, shared, "cluster.compile_cache: what any node has compiled")
 
 
 def _runtime(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
@@ -114,7 +138,7 @@ def _runtime(config: Config, instance: Instance, num_nodes: int) -> Iterator[Var
 
 
 def _xla(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:
-    if instance.device is None or instance.device.name != "trn1":
+    if not _has_torch_xla(instance):
         return
     reason = "steps that the host is ahead of the device (runtime <= 2.30)"
     yield Variable("NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS", "3", reason)
@@ -127,17 +151,32 @@ def _streams(config: Config, instance: Instance, num_nodes: int) -> Iterator[Var
     """Only the native runtime of trn2 has streams; unused, they cost part of the collectives."""
     if instance.device is None or instance.device.name != "trn2":
         return
-    if not overlaps(config, data_parallel(config, num_nodes * instance.num_devices) or 1):
+    dp = data_parallel(config, num_nodes * instance.num_devices) or 1
+    if not overlaps(config, dp):
         return
     for name, reason in STREAM_VARIABLES.items():
         yield Variable(name, "1", f"{reason} (overlap)")
-    # A larger packet is a larger share of the DMA engines. Tensor parallelism is on the critical
-    # path, ZeRO's buckets are not.
     reason = "bytes; compute's packets, no smaller than tensor parallelism's"
-    yield Variable("NEURON_RT_DBG_DMA_PACKETIZATION_SIZE", "65536", reason)
-    sizes = "65536" if config.overlap.data_parallel == "off" else "65536,4096"
-    reason = "bytes; by stream: tensor parallelism first, then ZeRO's buckets"
-    yield Variable("NEURON_RT_DBG_CC_DMA_PACKET_SIZE", sizes, reason)
+    yield Variable("NEURON_RT_DBG_DMA_PACKETIZATION_SIZE", str(_LARGE), reason)
+    yield Variable("NEURON_RT_DBG_CC_DMA_PACKET_SIZE", *_packets(config, dp))
+
+
+def _packets(config: Config, dp: int) -> tuple[str, str]:
+    """Bytes of a packet of each stream's collectives, and why.
+
+    DMA engines take turns at packets, so a larger one is a larger share of them. Tensor parallelism
+    is on the critical path and comes first, then compute, then ZeRO's buckets (Neuron SDK,
+    compute-comm-overlap). How the runtime numbers streams that the host makes is not documented.
+    So every stream has an entry, in the order in which they are made; and if all beside the first
+    should share the second entry, tensor parallelism still loses nothing.
+    """
+    if not overlaps_data(config, dp):
+        return str(_LARGE), "bytes; the default: ZeRO's buckets are not beside compute"
+    side = _LARGE if overlaps_tensor(config) else _SMALL
+    sizes = {"main": _LARGE, "gather": side, "scatter": side}
+    sizes |= {"data_gather": _SMALL, "data_scatter": _SMALL}
+    reason = f"bytes by stream, {', '.join(sizes)}: ZeRO's buckets give way to compute"
+    return ",".join(map(str, sizes.values())), reason
 
 
 _RULES: tuple[Rule, ...] = (_efa, _compiler, _runtime, _xla, _streams)

@@ -1,6 +1,6 @@
 """The verdict over the reports of all nodes: what is wrong, and whose fault it is.
 
-    verdict = judge(("node1", "node2", "node3"), folder)
+    verdict = judge(("node1", "node2", "node3"), folder, find_instance("trn1.32xlarge"))
     verdict.findings["node2"], verdict.bad_nodes, verdict.is_good
 
 A connection has two ends. The node at the end of most broken ones is to blame, of several the one
@@ -15,10 +15,11 @@ from statistics import median
 
 from ndtrain.cluster.finding import Finding
 from ndtrain.cluster.preflight import NodeReport
+from ndtrain.hardware.instances import CPU, GIGABIT, Instance
 
 _SKEW_WARN_S, _SKEW_FAIL_S = 1.0, 60.0  # munge refuses at 300 s
 _SAME_EVERYWHERE = ("versions", "driver", "neuron packages")
-_SLOW = 4.0  # times slower than the median of the nodes
+_SLOW = 4.0  # times slower than the median of the nodes, or than such nodes should be
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Verdict:
         return not any(f.state == "fail" for found in self.findings.values() for f in found)
 
 
-def judge(nodes: tuple[str, ...], folder: Path) -> Verdict:
+def judge(nodes: tuple[str, ...], folder: Path, instance: Instance = CPU) -> Verdict:
     files = {name: folder / f"{name}.report.json" for name in nodes}
     reports = {name: NodeReport.read(file) for name, file in files.items() if file.exists()}
     findings: dict[str, list[Finding]] = {
@@ -43,7 +44,7 @@ def judge(nodes: tuple[str, ...], folder: Path) -> Verdict:
         _network(nodes, reports),
         _folder(reports),
         _clocks(nodes, reports),
-        _rates(nodes, reports),
+        _rates(nodes, reports, instance.tcp_bandwidth / GIGABIT),
     ):
         for name, finding in found.items():
             findings[name].append(finding)
@@ -145,7 +146,10 @@ def _clocks(nodes: tuple[str, ...], reports: Mapping[str, NodeReport]) -> dict[s
     return found
 
 
-def _rates(nodes: tuple[str, ...], reports: Mapping[str, NodeReport]) -> dict[str, Finding]:
+def _rates(
+    nodes: tuple[str, ...], reports: Mapping[str, NodeReport], possible: float
+) -> dict[str, Finding]:
+    """possible: Gbit/s that a connection between such nodes gets; 0 where nobody knows."""
     rates = {
         name: report.receives_gbits
         for name, report in reports.items()
@@ -156,8 +160,12 @@ def _rates(nodes: tuple[str, ...], reports: Mapping[str, NodeReport]) -> dict[st
     for name, rate in rates.items():
         before = nodes[nodes.index(name) - 1]
         what = f"receives {rate:.2f} Gbit/s from {before} over TCP"
+        what += f", where {possible:.0f} are possible" if possible else ""
+        link = f"look at this link of {before} and {name}"
         if rate < usual / _SLOW:
-            help_text = f"the median is {usual:.2f}: look at this link of {before} and {name}"
+            found[name] = Finding("warn", "collective", what, f"the median is {usual:.2f}: {link}")
+        elif rate < possible / _SLOW:
+            help_text = f"are they in one placement group? {link}"
             found[name] = Finding("warn", "collective", what, help_text)
         else:
             found[name] = Finding("ok", "collective", what)

@@ -17,12 +17,14 @@ from ndtrain.observe.sinks import read_jsonl
 DEFAULT_S = 300  # for a run that has not saved yet
 LEAST_S = 60  # SLURM looks at the clock once a minute
 MOST_S = 65535  # sbatch(1), --signal
-RECENT_STEPS = 100  # the first steps compile, and say nothing about the last
+COMPILED_STEPS = 2  # the first steps compile, and say nothing about the last
+RECENT_STEPS = 100
 
 
 class Lead(NamedTuple):
     seconds: int
     reason: str
+    is_measured: bool = True
 
 
 def measure_lead(run_directory: Path) -> Lead:
@@ -35,8 +37,10 @@ def measure_lead(run_directory: Path) -> Lead:
     saves = [record["save_ms"] / 1e3 for record in records if "save_ms" in record]
     steps = [record["step_ms"] / 1e3 for record in records if "step_ms" in record]
     if not saves or not steps:
-        return Lead(DEFAULT_S, f"the default: {run_directory} has no save to measure yet")
-    save_s, step_s = max(saves), max(steps[-RECENT_STEPS:])
+        reason = f"the default: {run_directory} has no save to measure yet"
+        return Lead(DEFAULT_S, reason, is_measured=False)
+    late_steps = steps[COMPILED_STEPS:] or steps
+    save_s, step_s = max(saves), max(late_steps[-RECENT_STEPS:])
     seconds = max(LEAST_S, math.ceil(2 * save_s + 2 * step_s))
     reason = f"2 x the longest save ({save_s:.1f} s) + 2 x the longest late step ({step_s:.1f} s)"
     if seconds > MOST_S:

@@ -1,6 +1,6 @@
-"""What one node can say of itself: devices, driver, EFA, packages, names. None raises.
+"""What one node can say of itself: devices, driver, EFA, packages, names, ports. None raises.
 
-findings = examine_node(find_instance("trn1.32xlarge"), is_multi_node=True)
+findings = examine_node(instance, is_multi_node=True, is_head=False, port=29400)
 """
 
 import json
@@ -22,12 +22,20 @@ _DRIVER = Path("/sys/module/neuron/version")
 _FABRIC = Path("/sys/class/infiniband")
 _OPEN_FILES = 65535  # what the Neuron SDK's scripts ask for
 _TIMEOUT_S = 10
+# Where torch-xla makes the Neuron runtimes of all ranks meet (torch_xla/_internal/neuron.py).
+_ROOT_PORT = 62182
 
 
-def examine_node(instance: Instance, is_multi_node: bool) -> list[Finding]:
+def examine_node(
+    instance: Instance, is_multi_node: bool, is_head: bool, port: int
+) -> list[Finding]:
+    """is_head: whether all nodes meet at this one, at `port`."""
     findings = [versions()]
     if is_multi_node:
         findings.append(own_name())
+    if is_head:
+        needs_root = instance.device is not None and instance.device.name == "trn1"
+        findings.append(ports((port, _ROOT_PORT) if needs_root else (port,)))
     if instance.device is not None:
         findings += [driver(), devices(instance), *stack(installed(), instance.device.name)]
         findings += [host(instance), open_files()]
@@ -56,6 +64,17 @@ def own_name() -> Finding:
         help_text = f"remove {name} from the line of {address} in /etc/hosts"
         return Finding("fail", "own name", f"{name} is {address}, the loopback", help_text)
     return Finding("ok", "own name", f"{name} is {address}")
+
+
+def ports(wanted: tuple[int, ...]) -> Finding:
+    """Whether ranks can listen there; what is left of another job often does."""
+    for port in wanted:
+        try:
+            socket.create_server(("", port)).close()
+        except OSError as error:
+            help_text = f"`ss -ltnp 'sport = :{port}'` shows who listens there"
+            return Finding("fail", "ports", f"{port}: {os.strerror(error.errno or 0)}", help_text)
+    return Finding("ok", "ports", f"{' and '.join(map(str, wanted))} free")
 
 
 def host(instance: Instance) -> Finding:

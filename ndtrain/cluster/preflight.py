@@ -32,6 +32,11 @@ class Node:
     port: int
 
     @property
+    def is_head(self) -> bool:
+        """Whether all meet here."""
+        return self.name == self.nodes[0]
+
+    @property
     def others(self) -> tuple[str, ...]:
         return tuple(name for name in self.nodes if name != self.name)
 
@@ -61,7 +66,8 @@ def examine(node: Node) -> NodeReport:
     """Examines this node and writes its report. Raises OSError where the folder is not writable."""
     with Door() as door:
         ports = arrive(node.folder, node.name, node.nodes, door.port)
-        report = NodeReport(node.name, examine_node(node.instance, len(node.nodes) > 1))
+        own = examine_node(node.instance, len(node.nodes) > 1, node.is_head, node.port)
+        report = NodeReport(node.name, own)
         report.unseen = [name for name in node.others if name not in ports]
         report.views = reach({name: ports[name] for name in node.others if name in ports})
         is_whole = not report.unseen and not any(view.error for view in report.views.values())

@@ -1,9 +1,10 @@
 """What a job on a cluster does before and after its ranks: by `status.json`, not by exit codes.
 
-    python -m ndtrain.cluster.restart begin RUN START          # notes where the run stands
+    python -m ndtrain.cluster.restart begin RUN START LEAD     # notes where the run stands
     python -m ndtrain.cluster.restart end RUN START CODE       # tells the truth, then decides
 
-RUN is the run directory, START the folder of this start of the job, CODE what srun returned.
+RUN is the run directory, START the folder of this start of the job, LEAD the seconds that SLURM
+gives it to stop, CODE what srun returned.
 `end` exits with REQUEUE (75) when the run shall go on in a new start, with 0 when it is finished,
 else with 1. torchrun makes every code a 1, and a killed rank cannot speak, so the status decides:
 a new start needs a state that starting again may help, and a checkpoint that the last start did
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ndtrain.cluster.lead import measure_lead
 from ndtrain.core.atomic import write_json
 from ndtrain.core.errors import UserError
 from ndtrain.observe.run_directory import RunDirectory, Status
@@ -39,6 +41,19 @@ def begin(run: Path, start: Path) -> str:
     if status is None:
         return f"{run}: a new run"
     return f"{run}: {status.state} at step {status.step}, checkpoint {status.checkpoint or 'none'}"
+
+
+def too_short(run: Path, lead_s: int) -> str | None:
+    """A warning where a stop takes longer by now than the older script has SLURM wait."""
+    try:
+        lead = measure_lead(run)
+    except UserError as error:  # no reason not to train
+        return f"warning: {error.what}"
+    if not lead.is_measured or lead.seconds <= lead_s:
+        return None
+    return (
+        f"warning: USR1 comes {lead_s} s early, and it takes {lead.reason}: write the script anew"
+    )
 
 
 def end(run: Path, start: Path, code: int) -> Decision:
@@ -81,12 +96,14 @@ def _saved_step(status: Status | None) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    moment, run, start, *code = arguments
+    moment, run, start, number = *arguments[:3], int(arguments[3])
     try:
         if moment == "begin":
             print(begin(Path(run), Path(start)))
+            if (warning := too_short(Path(run), number)) is not None:
+                print(warning)
             return 0
-        decision = end(Path(run), Path(start), int(code[0]))
+        decision = end(Path(run), Path(start), number)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

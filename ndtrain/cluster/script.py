@@ -74,6 +74,8 @@ class Job:
             f"--job-name={self.config.run.name}",
             f"--nodes={self.num_nodes}",
             "--ntasks-per-node=1",
+            # Nodes of a cloud start with the job: without it the script begins with the first one.
+            "--wait-all-nodes=1",
             "--exclusive",
             "--mem=0",
             f"--signal=B:USR1@{self.lead.seconds}",
@@ -110,6 +112,7 @@ class Job:
             f"node_script={shlex.quote(_shown(folder() / 'torchrun.sh'))}",
             f"hardware={self.instance.name}",
             f"ranks_per_node={self.ranks_per_node}",
+            f"lead={self.lead.seconds} # seconds, as in --signal above",
             "max_excluded=2 # bad nodes that the job replaces before it gives up",
             "",
         ]

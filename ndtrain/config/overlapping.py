@@ -18,8 +18,16 @@ def forms(config: Config) -> dict[str, str]:
 
 def overlaps(config: Config, dp: int) -> bool:
     """dp: data-parallel ranks. What is left to the gate may turn out to be nothing."""
-    if dp > 1 and config.overlap.data_parallel != "off":
-        return True
+    return overlaps_data(config, dp) or overlaps_tensor(config)
+
+
+def overlaps_data(config: Config, dp: int) -> bool:
+    """Whether ZeRO's buckets travel beside compute."""
+    return dp > 1 and config.overlap.data_parallel != "off"
+
+
+def overlaps_tensor(config: Config) -> bool:
+    """Whether the collectives of parallel linears do."""
     if config.parallel.tp == 1 or config.overlap.mode == "serial":
         return False
     return any(form != "off" for form in forms(config).values())

@@ -8,15 +8,16 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
+def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The candidate that `name` most likely meant; None where nothing is near.
 
-    Case and the difference between `-` and `_` do not count. The cutoff 0.6 is difflib's own.
+    Case and the difference between `-` and `_` do not count. cutoff: of difflib's ratio, by default
+    difflib's own; 1 is equal.
     """
     plain: dict[str, str] = {}
     for candidate in candidates:
         plain.setdefault(_plain(candidate), candidate)
-    matches = get_close_matches(_plain(name), plain, n=1)
+    matches = get_close_matches(_plain(name), plain, n=1, cutoff=cutoff)
     return plain[matches[0]] if matches else None
 
 

@@ -24,6 +24,7 @@ class Instance:
 
     device: None for CPUs, whose ranks are as many as the user says.
     network_bandwidth: out of the node, bytes/s. num_efa: EFA devices, 0 where it has none.
+    tcp_bandwidth: of one TCP connection to a node of the same placement group; 0: not known.
     cores_per_device: physical NeuronCores that a device is made of (LNC).
     legal_tp: sizes of a tensor-parallel group that the runtime's collectives serve in a node.
     """
@@ -36,6 +37,7 @@ class Instance:
     num_cpus: int
     host_memory_gib: int
     network_bandwidth: float
+    tcp_bandwidth: float
     num_efa: int
     legal_tp: tuple[int, ...]
     source: str
@@ -49,6 +51,9 @@ class Instance:
 
 _DOCS = "awsdocs-neuron.readthedocs-hosted.com, about-neuron/arch/neuron-hardware"
 _EFA = "frameworks/torch/torch-neuronx/setup-trn1-multi-node-execution"
+# Amazon EC2 user guide, instance network bandwidth: one flow, in a cluster placement group; 5
+# outside of one.
+_EC2_FLOW = 10 * GIGABIT
 # A group starts at a multiple of its size, and inside a node the collectives of trn1 know groups
 # of 1, 2, 8 and 32 cores. Release notes of 2.21 add 4 adjacent cores; NxD places 4 otherwise, so 4
 # is left out until somebody has run it.
@@ -66,6 +71,7 @@ TRN1_2XLARGE = Instance(
     num_cpus=8,
     host_memory_gib=32,
     network_bandwidth=25 * GIGABIT,  # "up to", and without EFA
+    tcp_bandwidth=_EC2_FLOW,
     num_efa=0,
     legal_tp=(1, 2),
     source=f"{_DOCS}/trn1-arch; {_EFA} (no EFA on this size)",
@@ -81,6 +87,7 @@ TRN1_32XLARGE = Instance(
     num_cpus=128,
     host_memory_gib=512,
     network_bandwidth=800 * GIGABIT,
+    tcp_bandwidth=_EC2_FLOW,
     num_efa=8,
     legal_tp=(1, 2, 8, 32),
     source=f"{_DOCS}/trn1-arch; {_EFA} (8 EFA devices)",
@@ -104,6 +111,7 @@ TRN2_48XLARGE = Instance(
     num_cpus=192,
     host_memory_gib=2048,
     network_bandwidth=3200 * GIGABIT,
+    tcp_bandwidth=_EC2_FLOW,
     num_efa=16,
     legal_tp=(1, 4, 16, 64),
     source=f"{_DOCS}/trn2-arch; EFA devices: Amazon EC2 user guide, network cards of trn2.48xlarge",
@@ -119,6 +127,7 @@ CPU = Instance(
     num_cpus=0,
     host_memory_gib=0,
     network_bandwidth=0.0,
+    tcp_bandwidth=0.0,
     num_efa=0,
     legal_tp=(),
     source="any machine: nothing is known of it before it is measured",

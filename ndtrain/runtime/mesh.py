@@ -42,16 +42,21 @@ class Mesh:
     key_value: Axis  # tensor ranks that hold copies of the same key/value heads
 
     @classmethod
-    def create(cls, tp: int, dp: int, num_kv_replicas: int = 1) -> "Mesh":
-        """Collective: every rank of the world calls it with the same arguments."""
+    def create(
+        cls, tp: int, dp: int, num_kv_replicas: int = 1, backend: str | None = None
+    ) -> "Mesh":
+        """Collective: every rank of the world calls it with the same arguments.
+
+        backend: of the groups; None: that of the world's group.
+        """
         rank = dist.get_rank()
         assert tp * dp == dist.get_world_size()
         lines = axis_lines(tp, dp, num_kv_replicas)
         return cls(
-            world=_axis("world", lines["world"], rank, LANES[:1]),
-            data=_axis("data", lines["data"], rank, (LANES[0], *LANES[3:])),
-            tensor=_axis("tensor", lines["tensor"], rank, LANES[:3]),
-            key_value=_axis("key_value", lines["key_value"], rank, LANES[:1]),
+            world=_axis("world", lines["world"], rank, LANES[:1], backend),
+            data=_axis("data", lines["data"], rank, (LANES[0], *LANES[3:]), backend),
+            tensor=_axis("tensor", lines["tensor"], rank, LANES[:3], backend),
+            key_value=_axis("key_value", lines["key_value"], rank, LANES[:1], backend),
         )
 
     @classmethod
@@ -85,11 +90,18 @@ def axis_lines(tp: int, dp: int, num_kv_replicas: int = 1) -> dict[str, list[tup
     }
 
 
-def _axis(name: str, lines: Iterable[tuple[int, ...]], rank: int, lanes: tuple[str, ...]) -> Axis:
+def _axis(
+    name: str,
+    lines: Iterable[tuple[int, ...]],
+    rank: int,
+    lanes: tuple[str, ...],
+    backend: str | None,
+) -> Axis:
     """Makes the groups of each line (a collective each) and returns the line through `rank`."""
     own = None
     for line in lines:
-        groups = {lane: dist.new_group(list(line)) for lane in lanes if len(line) > 1}
+        wanted = lanes if len(line) > 1 else ()
+        groups = {lane: dist.new_group(list(line), backend=backend) for lane in wanted}
         if rank in line:
             own = Axis(name, line, line.index(rank), groups)
     assert own is not None

@@ -49,6 +49,13 @@ def is_native(neuronx: str) -> bool:
     return _minor(neuronx) >= _FIRST_NATIVE
 
 
+def how_to_install(device: str) -> str:
+    """The extra of this device's stack (trn1, trn2), and the file with its versions."""
+    extra = "neuron-xla" if device == "trn1" else "neuron"
+    index = "--extra-index-url NEURON_INDEX"
+    return f"pip install {index} -c launch/constraints-{extra}.txt 'ndtrain[{extra}]'"
+
+
 def problem(versions: Mapping[str, str], device: str) -> tuple[str, str] | None:
     """What is wrong with the packages for this device (trn1, trn2), and what helps."""
     empty = placeholders(versions)
@@ -57,17 +64,17 @@ def problem(versions: Mapping[str, str], device: str) -> tuple[str, str] | None:
         return f"PyPI's placeholder without code: {', '.join(empty)}", help_text
     neuronx, xla = versions.get("torch-neuronx"), versions.get("torch-xla")
     if neuronx is None:
-        return "torch-neuronx is not installed", "see the AWS Neuron setup guide"
+        return "torch-neuronx is not installed", f"{how_to_install(device)}: see launch/README.md"
     native = is_native(neuronx)
     if native and xla is not None:
         return (
             "two stacks in one environment: a native torch-neuronx, and torch-xla",
-            "make a new environment with the one of this hardware",
+            f"in a new environment: {how_to_install(device)}",
         )
     if device == "trn1" and native:
-        return "native PyTorch does not support trn1", "Neuron SDK 2.28 and torch-neuronx 2.9"
+        return "native PyTorch does not support trn1", f"SDK 2.28: {how_to_install(device)}"
     if device != "trn1" and not native:
-        return f"torch-xla's stack on {device}", "Neuron SDK 2.33 or later: torch-neuronx >= 2.13"
+        return f"torch-xla's stack on {device}", f"SDK 2.33 or later: {how_to_install(device)}"
     if not native:
         return _xla_problem(versions, neuronx, xla)
     return _torch_problem(versions, neuronx)

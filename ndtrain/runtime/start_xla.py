@@ -1,6 +1,9 @@
 """Starts a rank on torch-xla: the guards first, then device, mesh, transports.
 
-    runtime = start_xla(tp=1, dp=1, num_kv_heads=8)     # with more ranks gloo's group must exist
+    runtime = start_xla(tp=1, dp=1, num_kv_heads=8)     # with more ranks a group of them must exist
+
+The world's group may be another library's, and of the backend xla, as neuronx-distributed makes it:
+ours are of gloo in any case, for the host's tensors.
 
 On a device that reaches other processes (Trainium) the step's collectives are in its graph. On
 torch-xla's CPU device they are not: gloo carries them between graphs (`host_collectives.py`).
@@ -23,6 +26,7 @@ from ndtrain.runtime.graph_records import GraphRecords
 from ndtrain.runtime.group import check_group
 from ndtrain.runtime.host_collectives import ByDevice, GlooBetweenGraphs
 from ndtrain.runtime.mesh import Mesh, axis_lines
+from ndtrain.runtime.neuron_packages import installed, problem
 from ndtrain.runtime.runtime import Runtime, inline, num_kv_replicas
 from ndtrain.runtime.xla import XlaTrace, XlaTransport, import_torch_xla
 
@@ -55,7 +59,7 @@ def start_xla(tp: int, dp: int, num_kv_heads: int, key: Mapping[str, str] | None
     check_world(size, xla_runtime.world_size(), is_cpu)
     cuts_graphs = is_cpu and size > 1
     lookup = None if key is None else _lookup(neuron, key)
-    mesh = Mesh.create(tp, dp, replicas) if size > 1 else Mesh.place(0, 1, 1)
+    mesh = Mesh.create(tp, dp, replicas, "gloo") if size > 1 else Mesh.place(0, 1, 1)
     lines = axis_lines(tp, dp, replicas)
     device_transport = GlooBetweenGraphs() if cuts_graphs else XlaTransport(lines)
     spans = SpanRecorder()
@@ -97,7 +101,10 @@ def _about(neuron: Mapping[str, str], is_cpu: bool, cuts_graphs: bool) -> str:
 
 
 def neuron_packages() -> Mapping[str, str]:
-    """Versions of Neuron's packages that are installed. Raises UserError for a placeholder."""
+    """Versions of Neuron's packages that are installed.
+
+    Raises UserError for a placeholder, and for packages that are not of one release of this stack.
+    """
     found: dict[str, str] = {}
     for package, oldest in OLDEST.items():
         try:
@@ -111,6 +118,9 @@ def neuron_packages() -> Mapping[str, str]:
                 "install it from the package index in the AWS Neuron setup guide",
             )
         found[package] = version
+    wrong = problem(installed(), "trn1") if "torch-neuronx" in found else None
+    if wrong is not None:
+        raise UserError(wrong[0], "runtime.device=xla", wrong[1])
     return found
 
 

@@ -8,6 +8,8 @@ tensor axis; where a host cannot measure its device they are those of the hardwa
 """
 
 import json
+import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from ndtrain.config import schema
 from ndtrain.core.atomic import write_json
 from ndtrain.core.errors import UserError
 from ndtrain.models.qwen3.shape import Shape
+from ndtrain.observe.environment import available_cpus
 from ndtrain.overlap.candidates import Sizes
 from ndtrain.overlap.gate import Decision, decide, needs_figures
 from ndtrain.overlap.node_cost import Figures
@@ -33,23 +36,46 @@ from ndtrain.train.hardware import Hardware
 # Of a node's call in Python. What a hop costs beyond its bytes is in the measured latency.
 NODE_OVERHEAD_S = 1e-5
 MEASURED = "measured"
+_UNDISTURBED = 0.9  # of their CPU time: that ranks get on a machine that does nothing else
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Of one rank, all ranks measuring at once because they share the machine when they train."""
+    """Of one rank, all ranks measuring at once because they share the machine when they train.
+
+    cpu_share: CPU time that the ranks got meanwhile, of what they would get alone; below 1 somebody
+    else computed too.
+    """
 
     matmul_flops: float
     memory_bytes_per_s: float
+    cpu_share: float
+
+    @property
+    def source(self) -> str:
+        """Of the rates, for a person."""
+        source = "measured by matmuls on all ranks at once"
+        if self.cpu_share < _UNDISTURBED:
+            source += f", which got {self.cpu_share:.0%} of their CPU time: MFU reads too high"
+        return source
 
 
 def measure_machine(runtime: Runtime, dtype: str) -> Machine:
     """Means over the ranks. Collective over the world."""
-    own = [measure_matmul_peak(dtype), measure_memory_rate()]
+    began_s, used_s = time.perf_counter(), time.process_time()
+    matmul_flops = measure_matmul_peak(dtype)
+    used_s, elapsed_s = time.process_time() - used_s, time.perf_counter() - began_s
+    own = [matmul_flops, measure_memory_rate(), used_s / elapsed_s / _own_cpus()]
     all_ranks = runtime.collectives.all_gather(
         torch.tensor([own], dtype=torch.float64), runtime.mesh.world, "measure_machine"
     )
     return Machine(*all_ranks.mean(0).tolist())
+
+
+def _own_cpus() -> float:
+    """That this rank keeps busy beside the other ranks of its node."""
+    among_ranks = available_cpus() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(torch.get_num_threads(), among_ranks)
 
 
 def overlap_plan(

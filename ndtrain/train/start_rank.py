@@ -24,6 +24,7 @@ from ndtrain.core.errors import UserError
 from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.agree import Bystander
 from ndtrain.train.graph_key import graph_key
+from ndtrain.train.meet import meet
 from ndtrain.train.place import RENDEZVOUS, threads_per_rank
 
 
@@ -89,12 +90,10 @@ def _join_group(config: Config, world_size: int) -> None:
         from ndtrain.runtime.start_neuron import BACKEND
 
         backend = BACKEND
-    rendezvous = os.environ.get(RENDEZVOUS)
-    if rendezvous is None:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        rank = int(os.environ["RANK"])
-        dist.init_process_group(backend, rendezvous, timeout, world_size, rank)
+    rank = int(os.environ["RANK"])
+    store = meet(rank, world_size, os.environ.get(RENDEZVOUS))
+    store.set_timeout(timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def start_runtime(config: Config) -> Runtime:

@@ -242,7 +242,7 @@ def _peak(training: Training) -> tuple[float | None, str]:
     """FLOP/s of all ranks, and who says so; None where the hardware is only assumed."""
     machine, size = training.machine, training.runtime.mesh.world.size
     if not isinstance(machine, Hardware):
-        return machine.matmul_flops * size, "measured by matmuls on all ranks at once"
+        return machine.matmul_flops * size, machine.source
     if not machine.is_known:
         return None, ""
     return machine.device.peak_flops[training.config.train.compute_dtype] * size, machine.source

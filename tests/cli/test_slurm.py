@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,18 @@ def test_print_env_gives_a_reason_for_each_variable(run: Run) -> None:
     lines = result.out.splitlines()
     assert any(line.startswith("FI_PROVIDER=efa  # ") for line in lines)
     assert all("  # " in line for line in lines)
+
+
+def test_a_shell_can_read_what_print_env_prints(run: Run, tmp_path: Path) -> None:
+    """For ranks that no script of ours starts."""
+    options = ("--nodes", "2", "--hardware", "trn1.32xlarge", "--print-env", *WIDE)
+    shown = run("slurm", "tiny", *options).out
+    (tmp_path / "my.env").write_text(shown, "utf-8")
+    program = f"set -a; . {tmp_path}/my.env; set +a; env"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    variables = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    assert {line.partition("=")[0] for line in shown.splitlines()} <= variables.keys()
+    assert "--model-type=transformer --auto-cast=none" in variables["NEURON_CC_FLAGS"]
 
 
 def test_the_environment_of_the_config_is_in_the_script(run: Run) -> None:
@@ -117,10 +130,12 @@ def test_options_of_sbatch_are_passed_on(run: Run) -> None:
 
 
 def test_the_doctor_examines_one_node_at_once(run: Run) -> None:
-    result = run("doctor", "--cluster", "--json")
+    with socket.create_server(("", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    result = run("doctor", "--cluster", "--json", "--port", port)
     answer = json.loads(result.out)
     assert (result.code, answer["bad_nodes"]) == (0, [])
-    assert [f["name"] for f in answer["nodes"][socket.gethostname()]] == ["versions"]
+    assert [f["name"] for f in answer["nodes"][socket.gethostname()]] == ["versions", "ports"]
 
 
 def test_a_node_without_hardware_is_told_what_is_missing(run: Run) -> None:

@@ -9,6 +9,7 @@ from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
 from ndtrain.config.load import load
 from ndtrain.core.errors import UserError, UserErrors
 from ndtrain.hardware.instances import INSTANCES, find_instance
+from ndtrain.runtime.mesh import LANES
 
 
 def variables(
@@ -35,19 +36,60 @@ def test_a_logical_core_is_two_on_trn2_alone() -> None:
     assert "NEURON_RT_VIRTUAL_CORE_SIZE" not in trn1
 
 
+def test_each_stack_has_the_cache_that_it_reads() -> None:
+    shared = "cluster.compile_cache=/fsx/compiled"
+    trn1, trn2 = variables("trn1.32xlarge", shared), variables("trn2.48xlarge", shared)
+    # Copied to and from: neuronx-cc's own locks on a shared file system.
+    assert trn1["NEURON_COMPILE_CACHE_URL"] == "/var/tmp/neuron-compile-cache"
+    assert "TORCH_NEURONX_NEFF_CACHE_DIR" not in trn1
+    assert trn2["TORCH_NEURONX_NEFF_CACHE_DIR"] == "/fsx/compiled"
+    assert "NEURON_COMPILE_CACHE_URL" not in trn2
+    assert variables("trn2.48xlarge")["TORCH_NEURONX_NEFF_CACHE_DIR"].startswith("/var/tmp/")
+    assert "--retry_failed_compilation" in trn1["NEURON_CC_FLAGS"]
+    assert "--retry_failed_compilation" not in trn2["NEURON_CC_FLAGS"]
+
+
+@pytest.mark.parametrize(
+    "name", ["XLA_FLAGS", "NEURON_RT_RESET_CORES", "TORCH_NEURONX_COMPLEX_DECOMPOSE", "FI_MR_CACHE"]
+)
+def test_a_variable_that_is_on_no_list_is_taken(name: str) -> None:
+    assert variables("trn1.32xlarge", added=[f"{name}=1"])[name] == "1"
+
+
 def test_streams_cost_and_so_come_with_overlap_alone() -> None:
     blocking = ("overlap.mode='off'", "overlap.data_parallel='off'")
     on, off = variables("trn2.48xlarge"), variables("trn2.48xlarge", *blocking)
     assert on["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"
-    # Tensor parallelism's packets are the larger ones: it is on the critical path.
-    assert on["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"] == "65536,4096"
     assert not {name for name in off if "HOST_CC" in name or "PACKET" in name}
     buckets = variables("trn2.48xlarge", "overlap.mode='off'")
     assert buckets["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"  # ZeRO's travel behind compute too
-    tensor = ("parallel.tp=4", "overlap.data_parallel='off'")
-    alone = variables("trn2.48xlarge", *tensor)
-    assert alone["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"] == "65536"
     assert "TORCH_NEURONX_ENABLE_HOST_CC" not in variables("trn1.32xlarge")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "small"),
+    [
+        (("parallel.tp=4",), {"data_gather", "data_scatter"}),
+        # Tensor parallelism's collectives block the main stream: all beside it is ZeRO's.
+        (("parallel.tp=4", "overlap.mode='off'"), set(LANES) - {"main"}),
+        (("parallel.tp=4", "overlap.mode=serial"), set(LANES) - {"main"}),
+        (("parallel.tp=4", "overlap.data_parallel='off'"), set()),
+    ],
+)
+def test_packets_of_streams_are_small_where_only_buckets_travel(
+    overrides: tuple[str, ...], small: set[str]
+) -> None:
+    """Compute's are large: it is served before ZeRO's buckets and after tensor parallelism."""
+    found = variables("trn2.48xlarge", *overrides)
+    assert found["NEURON_RT_DBG_DMA_PACKETIZATION_SIZE"] == "65536"
+    sizes = found["NEURON_RT_DBG_CC_DMA_PACKET_SIZE"].split(",")
+    if not small:
+        assert sizes == ["65536"]
+        return
+    # An entry for every stream, in the order in which the runtime makes them.
+    assert len(sizes) == len(LANES)
+    assert {lane for lane, size in zip(LANES, sizes, strict=True) if size == "4096"} == small
+    assert {size for size in sizes if size != "4096"} == {"65536"}
 
 
 def test_cpus_get_what_the_user_says() -> None:
@@ -65,9 +107,17 @@ def test_the_user_adds_replaces_and_leaves_out() -> None:
 @pytest.mark.parametrize(
     ("entry", "message", "help_text"),
     [
-        ("NEURON_RT_EXEC_TIMOUT=9", "no program reads", "did you mean `NEURON_RT_EXEC_TIMEOUT`"),
-        ("TORCH_NEURONX_ENABLE_HOSTCC=1", "no program reads", "TORCH_NEURONX_ENABLE_HOST_CC"),
-        ("FI_PROVIDR=efa", "no program reads", "did you mean `FI_PROVIDER`"),
+        (
+            "NEURON_RT_EXEC_TIMOUT=9",
+            "no program is known",
+            "did you mean `NEURON_RT_EXEC_TIMEOUT`",
+        ),
+        (
+            "TORCH_NEURONX_ENABLE_HOSTCC=1",
+            "no program is known",
+            "TORCH_NEURONX_ENABLE_HOST_CC",
+        ),
+        ("FI_PROVIDR=efa", "no program is known", "did you mean `FI_PROVIDER`"),
         ("RANK=0", "`RANK` is not yours to set", "leave it out"),
         ("NEURON_RT_VISIBLE_CORES=0", "not yours to set: the Neuron plugin", "leave it out"),
         ("FI_PROVIDER", "is not a variable of the environment", "write NAME=VALUE"),

@@ -9,6 +9,7 @@ from ndtrain.cluster.finding import Finding
 from ndtrain.cluster.judge import Verdict, blame, judge
 from ndtrain.cluster.meeting import View
 from ndtrain.cluster.preflight import NodeReport
+from ndtrain.hardware.instances import find_instance
 
 NODES = ("a", "b", "c", "d")
 
@@ -140,6 +141,21 @@ def test_a_slow_link_is_named_and_does_not_end_the_job(tmp_path: Path) -> None:
     assert slow.detail == "receives 1.00 Gbit/s from b over TCP"
     assert "look at this link of b and c" in slow.help
     assert judged.is_good
+
+
+def test_a_link_far_below_what_it_should_give_is_named_though_all_are_as_slow(
+    tmp_path: Path,
+) -> None:
+    found = reports()
+    for report in found.values():
+        report.receives_gbits = 1.2
+        report.write(tmp_path)
+    assert all(listed[-1].state == "ok" for listed in judge(NODES, tmp_path).findings.values())
+    judged = judge(NODES, tmp_path, find_instance("trn1.32xlarge"))
+    for listed in judged.findings.values():
+        assert listed[-1].state == "warn"
+        assert listed[-1].detail.endswith(" over TCP, where 10 are possible")
+        assert "in one placement group?" in listed[-1].help
 
 
 def test_a_collective_that_did_not_end_is_a_warning_and_one_that_failed_is_not(

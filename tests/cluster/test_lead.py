@@ -24,6 +24,12 @@ def test_two_of_the_longest_saves_and_two_of_the_longest_steps(tmp_path: Path) -
     assert "2 x the longest save (120.0 s) + 2 x the longest late step (9.0 s)" in lead.reason
 
 
+def test_the_steps_that_compile_do_not_count(tmp_path: Path) -> None:
+    steps = [{"step": step, "step_ms": 2e3 if step > 2 else 900e3} for step in range(1, 9)]
+    write(tmp_path, *steps, {"step": 8, "save_ms": 100e3})
+    assert measure_lead(tmp_path).seconds == 2 * 100 + 2 * 2
+
+
 @pytest.mark.parametrize("records", [[], [{"step": 1, "step_ms": 5.0}]])
 def test_the_default_says_that_it_is_one(tmp_path: Path, records: list[dict]) -> None:
     if records:
@@ -31,6 +37,7 @@ def test_the_default_says_that_it_is_one(tmp_path: Path, records: list[dict]) ->
     lead = measure_lead(tmp_path)
     assert lead.seconds == DEFAULT_S
     assert lead.reason.startswith("the default")
+    assert not lead.is_measured
 
 
 def test_the_least_that_slurm_can_keep(tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ def test_the_stack_of_a_device(versions: dict[str, str], device: str) -> None:
 @pytest.mark.parametrize(
     ("versions", "device", "message", "help_text"),
     [
-        ({}, "trn1", "torch-neuronx is not installed", "setup guide"),
-        (NATIVE, "trn1", "native PyTorch does not support trn1", "2.28"),
-        (XLA, "trn2", "torch-xla's stack on trn2", "2.33"),
-        (NATIVE | {"torch-xla": "2.9.0"}, "trn2", "two stacks in one environment", "new"),
+        ({}, "trn1", "torch-neuronx is not installed", "-c launch/constraints-neuron-xla.txt"),
+        ({}, "trn2", "torch-neuronx is not installed", "-c launch/constraints-neuron.txt"),
+        (NATIVE, "trn1", "native PyTorch does not support trn1", "[neuron-xla]"),
+        (XLA, "trn2", "torch-xla's stack on trn2", "[neuron]"),
+        (NATIVE | {"torch-xla": "2.9.0"}, "trn2", "two stacks in one environment", "[neuron]"),
         (XLA | {"torch-xla": "2.8.1"}, "trn1", "different releases of PyTorch", "torch-xla==2.9"),
         (XLA | {"neuronx-cc": "2.25.3371"}, "trn1", "is not of SDK 2.28", "neuronx-cc==2.23.*"),
         (XLA | {"torch": "2.13.0"}, "trn1", "torch 2.13.0 under torch-neuronx", "torch==2.9.*"),

@@ -16,8 +16,9 @@ from ndtrain.cluster.node_checks import (
     host,
     open_files,
     own_name,
+    ports,
 )
-from ndtrain.hardware.instances import CPU, TRN1_32XLARGE, TRN2_48XLARGE
+from ndtrain.hardware.instances import CPU, TRN1_32XLARGE, TRN2_48XLARGE, Instance
 
 
 def neuron_ls(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int = 0) -> None:
@@ -125,8 +126,26 @@ def test_few_files_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
         assert open_files().state == state
 
 
+def test_a_port_that_somebody_listens_at() -> None:
+    with socket.create_server(("", 0)) as listener:
+        taken = int(listener.getsockname()[1])
+        finding = ports((taken,))
+    assert (finding.state, finding.detail) == ("fail", f"{taken}: Address already in use")
+    assert f":{taken}'` shows who" in finding.help
+    assert ports((taken,)) == ("ok", "ports", f"{taken} free", "")
+
+
+def names(instance: Instance, is_multi_node: bool, is_head: bool = False) -> list[str]:
+    return [f.name for f in examine_node(instance, is_multi_node, is_head, 0)]
+
+
 def test_cpus_are_asked_for_nothing_of_neuron() -> None:
-    assert [f.name for f in examine_node(CPU, is_multi_node=False)] == ["versions"]
-    assert [f.name for f in examine_node(CPU, is_multi_node=True)] == ["versions", "own name"]
-    names = [f.name for f in examine_node(TRN1_32XLARGE, is_multi_node=True)]
-    assert {"driver", "devices", "neuron packages", "efa"} <= set(names)
+    assert names(CPU, is_multi_node=False) == ["versions"]
+    assert names(CPU, is_multi_node=True) == ["versions", "own name"]
+    assert {"driver", "devices", "neuron packages", "efa"} <= set(names(TRN1_32XLARGE, True))
+
+
+def test_only_where_all_meet_ports_have_to_be_free() -> None:
+    assert names(CPU, is_multi_node=True, is_head=True) == ["versions", "own name", "ports"]
+    of_trn1 = examine_node(TRN1_32XLARGE, is_multi_node=True, is_head=True, port=0)
+    assert [f.detail for f in of_trn1 if f.name == "ports"] == ["0 and 62182 free"]

@@ -74,13 +74,35 @@ def test_a_run_that_never_came_to_be(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("save_s", "lead_s", "warns"), [(200, 300, True), (200, 402, False), (20, 60, False)]
+)
+def test_a_script_whose_signal_has_become_too_late_is_said(
+    tmp_path: Path, save_s: int, lead_s: int, warns: bool
+) -> None:
+    assert restart.too_short(tmp_path, 60) is None  # nothing to measure yet
+    records = [{"step": 1, "step_ms": 1e3}, {"step": 1, "save_ms": save_s * 1e3}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    warning = restart.too_short(tmp_path, lead_s)
+    assert (warning is not None) == warns
+    if warning is not None:
+        assert "USR1 comes 300 s early" in warning
+        assert "the longest save (200.0 s)" in warning
+
+
+def test_a_stop_that_slurm_cannot_wait_for_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    records = [{"step": 1, "step_ms": 1e3}, {"step": 1, "save_ms": 40e6}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert (restart.too_short(tmp_path, 300) or "").startswith("warning: a stop takes 80002 s")
+
+
 def test_the_program_of_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert restart.main(["begin", str(run), str(tmp_path)]) == 0
+    assert restart.main(["begin", str(run), str(tmp_path), "300"]) == 0
     run.mkdir()
     RunDirectory(run).write_status(Status(state="finished", step=20, checkpoint=SAVED))
     assert restart.main(["end", str(run), str(tmp_path), "0"]) == FINISHED
     assert capsys.readouterr().out.splitlines()[-1] == "finished at step 20"
     (run / "status.json").write_text(json.dumps({"state": "dreaming"}))
-    assert restart.main(["begin", str(run), str(tmp_path)]) == UserError.exit_code
+    assert restart.main(["begin", str(run), str(tmp_path), "300"]) == UserError.exit_code
     assert "not the status of a run" in capsys.readouterr().err

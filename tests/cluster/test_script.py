@@ -45,9 +45,15 @@ def test_what_sbatch_is_told() -> None:
     options = re.findall(r"^#SBATCH (.*)$", SHOWN.read_text("utf-8"), re.MULTILINE)
     assert "--nodes=4" in options
     assert "--ntasks-per-node=1" in options  # torchrun starts the ranks
+    assert "--wait-all-nodes=1" in options  # else nodes that still start fail the examination
     assert "--requeue" in options
     assert "--open-mode=append" in options  # a new start does not wipe the log of the last
     assert "--signal=B:USR1@300" in options  # to the batch shell alone
+
+
+def test_the_examination_ends_within_a_minute() -> None:
+    """Whatever a node does that cannot reach the others."""
+    assert "timeout --kill-after=5 45 srun --kill-on-bad-exit=0" in script.body()
 
 
 def test_what_torchrun_is_told() -> None:
@@ -123,7 +129,7 @@ class FakeCluster:
                 "#!/bin/bash",
                 "config=tiny overrides=()",
                 f"run={folder}/run python={sys.executable} node_script={folder}/bin/ranks",
-                "hardware=cpu ranks_per_node=1 max_excluded=2\n",
+                "hardware=cpu ranks_per_node=1 lead=300 max_excluded=2\n",
             )
         )
         (folder / "job").write_text(top + script.body(), "utf-8")

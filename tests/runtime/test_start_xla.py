@@ -36,15 +36,34 @@ def test_placeholders_are_not_taken_for_the_real_thing(package, version, monkeyp
         start_xla(1, 1, 1)
 
 
+# Of Neuron SDK 2.28.
+REAL = {
+    "torch-neuronx": "2.9.0.2.12.22436+3b7b1f0c",
+    "libneuronxla": "2.2.15515.0",
+    "neuronx-cc": "2.23.6484.0",
+}
+TORCH = {"torch": "2.9.1", "torch-xla": "2.9.0"}
+
+
 def test_real_versions_pass(monkeypatch) -> None:
-    """Of Neuron SDK 2.28."""
-    real = {
-        "torch-neuronx": "2.9.0.2.12.22436+3b7b1f0c",
-        "libneuronxla": "2.2.15515.0",
-        "neuronx-cc": "2.23.6484.0",
-    }
-    install(monkeypatch, real)
-    assert neuron_packages() == real
+    install(monkeypatch, REAL | TORCH)
+    assert neuron_packages() == REAL
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"torch-neuronx": "2.13.3.0"}, "two stacks in one environment"),
+        ({"neuronx-cc": "2.28.7631"}, "neuronx-cc 2.28.7631 is not of SDK 2.28"),
+        ({"torch": "2.13.0"}, "torch 2.13.0 under torch-neuronx 2.9"),
+    ],
+)
+def test_packages_of_two_stacks_or_releases_are_refused(changed, what, monkeypatch) -> None:
+    install(monkeypatch, REAL | TORCH | changed)
+    with pytest.raises(UserError, match=what) as caught:
+        neuron_packages()
+    assert caught.value.where == "runtime.device=xla"
+    assert caught.value.help
 
 
 def test_a_group_of_another_size_than_the_configuration_is_refused() -> None:

@@ -1,6 +1,7 @@
 """The plan of a device that no host can measure: from the table, and stored with its source."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 
 from ndtrain.config.load import load
 from ndtrain.hardware.instances import HARDWARE
-from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.runtime import Runtime, start_cpu
+from ndtrain.train import overlap_plan as overlap_plan_module
 from ndtrain.train.build import shape_of
 from ndtrain.train.hardware import find_hardware
-from ndtrain.train.overlap_plan import _stored, overlap_plan
+from ndtrain.train.overlap_plan import _stored, measure_machine, overlap_plan
 from tests.runtime.stand_in_neuron import StandIn
 from tests.runtime.test_device_streams import lone
 
@@ -67,3 +69,16 @@ def test_a_plan_of_before_devices_is_one_of_cpus(tmp_path: Path) -> None:
     file.write_text(json.dumps({"layout": {"tp": 2}, "decision": {"choices": []}}))
     assert _stored(file, {"device": "cpu", "tp": 2}, replan=False) == {"choices": []}
     assert _stored(file, {"device": "neuron", "tp": 2}, replan=False) is None
+
+
+def test_rates_that_others_have_disturbed_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits_for_a_cpu(dtype: str) -> float:
+        time.sleep(0.2)
+        return 1e9
+
+    monkeypatch.setattr(overlap_plan_module, "measure_matmul_peak", waits_for_a_cpu)
+    machine = measure_machine(start_cpu(1, 1, 1), "fp32")
+    assert machine.matmul_flops == 1e9
+    assert machine.cpu_share < 0.5
+    assert "% of their CPU time: MFU reads too high" in machine.source
+    assert replace(machine, cpu_share=0.97).source == "measured by matmuls on all ranks at once"

@@ -68,9 +68,9 @@ def test_what_one_node_compiles_the_next_one_finds(config: Path, tmp_path: Path)
     assert f"compile cache: {tmp_path}/node1\n" in output
     assert f"compile cache: 3 graphs from {tmp_path}/node1 to {tmp_path}/shared" in output
     for graph in GRAPHS:
-        assert output.count(f"compiled {graph} in") == 1
+        (line,) = [line for line in output.splitlines() if f"compiled {graph} in" in line]
+        assert line.endswith("(miss: nothing cached)")  # a heartbeat may have said so before
         assert [line for line in output.splitlines() if line.startswith(f"{graph}  ")]
-    assert output.count("(miss: nothing cached)") == len(GRAPHS)
     assert "largest memory: this rank " in output
     assert not (tmp_path / "r").exists()
 
