@@ -36,32 +36,33 @@ def cross_entropy_reference(logits_TV: Tensor, targets_T: Tensor, weights_T: Ten
 
 
 @torch.library.custom_op("ndtrain::vocabulary_statistics", mutates_args=())
-def vocabulary_statistics(logits_TV: Tensor, targets_T: Tensor, first_row: int) -> Tensor:
-    """Returns [3, T]: max, sum of exp(logit - max), target's logit (0 if it is not held here)."""
+def vocabulary_statistics(logits_TV: Tensor, rows_T: Tensor) -> Tensor:
+    """Returns [3, T]: max, sum of exp(logit - max), target's logit (0 if it is not held here).
+
+    rows_T: of the targets, counted from the first that is held here; outside [0, V) elsewhere.
+    """
     logits = logits_TV.to(wide(logits_TV.dtype))
     largest = logits.amax(-1)
     sum_exp = (logits - largest[:, None]).exp_().sum(-1)
-    row = targets_T - first_row
-    held = (row >= 0) & (row < logits.shape[-1])
-    picked = logits.gather(-1, row.where(held, 0)[:, None]).squeeze(-1)
+    held = (rows_T >= 0) & (rows_T < logits.shape[-1])
+    picked = logits.gather(-1, rows_T.where(held, 0)[:, None]).squeeze(-1)
     return torch.stack([largest, sum_exp, picked * held])
 
 
 @vocabulary_statistics.register_fake
-def _(logits_TV: Tensor, targets_T: Tensor, first_row: int) -> Tensor:
+def _(logits_TV: Tensor, rows_T: Tensor) -> Tensor:
     return logits_TV.new_empty((3, logits_TV.shape[0]), dtype=wide(logits_TV.dtype))
 
 
 @torch.library.custom_op("ndtrain::vocabulary_gradient_", mutates_args=("logits_TV",))
 def vocabulary_gradient_(
     logits_TV: Tensor,
-    targets_T: Tensor,
+    rows_T: Tensor,
     weights_T: Tensor,
     largest_T: Tensor,
     sum_exp_T: Tensor,
-    first_row: int,
 ) -> None:
-    """Overwrites logits by weight * (softmax - one_hot(target)).
+    """Overwrites logits by weight * (softmax - one_hot(target)); rows_T: as for the statistics.
 
     softmax = exp(logit - largest) / sum_exp, both over all shards. Not exp(logit - lse): the
     rounding of lse, which is large beside the differences, made the gradient's error 1.5 times as
@@ -70,9 +71,8 @@ def vocabulary_gradient_(
     gradient = logits_TV.to(wide(logits_TV.dtype))
     torch.sub(gradient, largest_T[:, None], out=gradient).exp_()
     gradient.mul_((weights_T / sum_exp_T)[:, None])
-    row = targets_T - first_row
-    held = (row >= 0) & (row < gradient.shape[-1])
-    gradient.scatter_add_(-1, row.where(held, 0)[:, None], -(held * weights_T)[:, None])
+    held = (rows_T >= 0) & (rows_T < gradient.shape[-1])
+    gradient.scatter_add_(-1, rows_T.where(held, 0)[:, None], -(held * weights_T)[:, None])
     if gradient is not logits_TV:
         logits_TV.copy_(gradient)
 
@@ -80,34 +80,32 @@ def vocabulary_gradient_(
 @vocabulary_gradient_.register_fake
 def _(
     logits_TV: Tensor,
-    targets_T: Tensor,
+    rows_T: Tensor,
     weights_T: Tensor,
     largest_T: Tensor,
     sum_exp_T: Tensor,
-    first_row: int,
 ) -> None:
     return None
 
 
 def vocabulary_gradient(
     logits_TV: Tensor,
-    targets_T: Tensor,
+    rows_T: Tensor,
     weights_T: Tensor,
     largest_T: Tensor,
     sum_exp_T: Tensor,
-    first_row: int,
 ) -> Tensor:
     """The same; the logits' memory is used again where there is such a thing.
 
     On xla an op must not write into its arguments: there it is computed by value.
     """
     if logits_TV.device.type != "xla":
-        vocabulary_gradient_(logits_TV, targets_T, weights_T, largest_T, sum_exp_T, first_row)
+        vocabulary_gradient_(logits_TV, rows_T, weights_T, largest_T, sum_exp_T)
         return logits_TV
     logits = logits_TV.to(wide(logits_TV.dtype))
     softmax = (logits - largest_T[:, None]).exp() / sum_exp_T[:, None]
     row = torch.arange(logits.shape[-1], device=logits.device)
-    is_target = row == (targets_T - first_row)[:, None]
+    is_target = row == rows_T[:, None]
     return (weights_T[:, None] * (softmax - is_target.to(softmax.dtype))).to(logits_TV.dtype)
 
 
@@ -181,12 +179,13 @@ class LossAndGradients:
 
     def _add_chunk(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         logits = x @ self._weight_VH.t()
-        own = vocabulary_statistics(logits, targets, self._first_row)
+        rows = targets - self._first_row
+        own = vocabulary_statistics(logits, rows)
         largest, sum_exp, picked = combine_statistics(self._combine(own))
         self.loss += weighted_loss((largest, sum_exp, picked), weights)
         if not self._want_gradient:
             return logits
-        dlogits = vocabulary_gradient(logits, targets, weights, largest, sum_exp, self._first_row)
+        dlogits = vocabulary_gradient(logits, rows, weights, largest, sum_exp)
         self._dweight = add_weight_gradient(self._dweight, dlogits, x)
         return dlogits @ self._weight_VH
 
@@ -241,22 +240,21 @@ def linear_cross_entropy(
 
 
 @register_cost(vocabulary_statistics)
-def _(logits_TV: Tensor, targets_T: Tensor, first_row: int, *, result: Tensor) -> Cost:
+def _(logits_TV: Tensor, rows_T: Tensor, *, result: Tensor) -> Cost:
     workspace = logits_TV.numel() * wide(logits_TV.dtype).itemsize
-    return Cost(4 * logits_TV.numel(), nbytes(logits_TV, targets_T, result), workspace)
+    return Cost(4 * logits_TV.numel(), nbytes(logits_TV, rows_T, result), workspace)
 
 
 @register_cost(vocabulary_gradient_)
 def _(
     logits_TV: Tensor,
-    targets_T: Tensor,
+    rows_T: Tensor,
     weights_T: Tensor,
     largest_T: Tensor,
     sum_exp_T: Tensor,
-    first_row: int,
     *,
     result: None,
 ) -> Cost:
     workspace = 0 if logits_TV.dtype == wide(logits_TV.dtype) else 4 * logits_TV.numel()
-    read = nbytes(targets_T, weights_T, largest_T, sum_exp_T)
+    read = nbytes(rows_T, weights_T, largest_T, sum_exp_T)
     return Cost(3 * logits_TV.numel(), 2 * nbytes(logits_TV) + read, workspace)

@@ -21,8 +21,9 @@ from ndtrain.overlap.collective_matmul import (
 from ndtrain.overlap.head import HeadTokens, head_schedule
 from ndtrain.overlap.modes import Pass
 from ndtrain.overlap.schedule import Schedule
+from ndtrain.runtime.place import Place
 
-Builder = Callable[[str, int, int, Mode], Schedule]
+Builder = Callable[[str, Place, Mode], Schedule]
 COLUMN: dict[Pass, Builder] = {"forward": gather_matmul, "backward": column_backward}
 ROW: dict[Pass, Builder] = {"forward": matmul_scatter, "backward": row_backward}
 LINEARS: dict[str, dict[Pass, Builder]] = {"qkv": COLUMN, "o": ROW, "gate_up": COLUMN, "down": ROW}
@@ -51,11 +52,12 @@ class Sizes:
 
 def candidate(operation: str, when: Pass, mode: Mode, sizes: Sizes, dtype: torch.dtype) -> Schedule:
     """As rank 0 of the tensor axis holds it."""
+    place = Place(0, sizes.num_ranks)
     if operation != "head":
-        return LINEARS[operation][when](operation, sizes.num_ranks, 0, mode)
+        return LINEARS[operation][when](operation, place, mode)
     x, weight, *_ = meta_inputs(operation, when, sizes, dtype)
     tokens = HeadTokens.of(x, weight, sizes.num_ranks, mode)
-    return head_schedule(operation, tokens, first_row=0, want_gradients=True)
+    return head_schedule(operation, tokens, place, want_gradients=True)
 
 
 def meta_inputs(operation: str, when: Pass, sizes: Sizes, dtype: torch.dtype) -> list[Tensor]:

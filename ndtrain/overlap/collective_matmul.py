@@ -29,6 +29,7 @@ from ndtrain.overlap.operations import (
     Widen,
 )
 from ndtrain.overlap.schedule import Schedule, ScheduleBuilder, Stream
+from ndtrain.runtime.place import Place
 
 Mode = Literal["off", "bulk", "chunk", "ring", "ring2"]
 MODES: tuple[Mode, ...] = ("off", "bulk", "chunk", "ring", "ring2")
@@ -37,33 +38,35 @@ HALVES: dict[Mode, int] = {"ring": 1, "ring2": 2}  # of a shard that travel on t
 DIVIDES: tuple[Mode, ...] = ("chunk", "ring2")  # forms that need an even number of rows in a shard
 
 
-def gather_matmul(name: str, size: int, rank: int, mode: Mode) -> Schedule:
+def gather_matmul(name: str, place: Place, mode: Mode) -> Schedule:
     """(x [S/t, B, in], weight [out, in]) -> y [S, B, out]."""
     graph = ScheduleBuilder(name, ("x", "weight"))
     if mode in HALVES:
-        hops = _Hops(graph, "x", size, rank, HALVES[mode])
+        hops = _Hops(graph, "x", place, HALVES[mode])
         y = hops.product(Linear())
     elif mode == "chunk":
-        y = _chunked_product(graph, Linear(), _chunked_gather(graph, "x"), size)
+        y = _chunked_product(graph, Linear(), _chunked_gather(graph, "x"), place.size)
     else:
         y = graph.compute("product", Linear(), (graph.all_gather("gather", "x"), "weight"))
     return graph.finish((y,))
 
 
-def matmul_scatter(name: str, size: int, rank: int, mode: Mode) -> Schedule:
+def matmul_scatter(name: str, place: Place, mode: Mode) -> Schedule:
     """(x [S, B, in], weight [out, in]) -> own rows [S/t, B, out] of the sum over the ranks."""
     graph = ScheduleBuilder(name, ("x", "weight"))
     if mode in HALVES:
-        y = _RunningSums(graph, Linear(), "x", size, rank, HALVES[mode]).finish()
+        y = _RunningSums(graph, Linear(), "x", place, HALVES[mode]).finish()
     elif mode == "chunk":
-        y = graph.compute("y", _in_order(NUM_CHUNKS), _chunked_scatter(graph, Linear(), "x", size))
+        y = graph.compute(
+            "y", _in_order(NUM_CHUNKS), _chunked_scatter(graph, Linear(), "x", place.size)
+        )
     else:
         product = graph.compute("product", Linear(), ("x", "weight"))
         y = graph.reduce_scatter("scatter", product)
     return graph.finish((y,))
 
 
-def column_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
+def column_backward(name: str, place: Place, mode: Mode) -> Schedule:
     """(dy [S, B, out], x [S/t, B, in], weight) -> dx [S/t, B, in], dweight.
 
     x is gathered again under the dgrad; dx is reduced under the wgrad (bulk), or chunk by chunk
@@ -71,14 +74,14 @@ def column_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
     """
     graph = ScheduleBuilder(name, ("dy", "x", "weight"))
     if mode in HALVES:
-        hops = _Hops(graph, "x", size, rank, HALVES[mode])
+        hops = _Hops(graph, "x", place, HALVES[mode])
         hops.start()
-        sums = _RunningSums(graph, InputGradient(), "dy", size, rank, HALVES[mode])
+        sums = _RunningSums(graph, InputGradient(), "dy", place, HALVES[mode])
         dweight = graph.compute("dweight", WeightGradient(), ("dy", hops.gathered()))
         return graph.finish((sums.finish(), dweight))
     x_full = graph.all_gather("gather", "x")
     if mode == "chunk":
-        parts = _chunked_scatter(graph, InputGradient(), "dy", size)
+        parts = _chunked_scatter(graph, InputGradient(), "dy", place.size)
         dweight = graph.compute("dweight", WeightGradient(), ("dy", x_full))
         dx = graph.compute("dx", _in_order(NUM_CHUNKS), parts)
         return graph.finish((dx, dweight))
@@ -93,19 +96,19 @@ def column_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
     return graph.finish((dx, dweight))
 
 
-def row_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
+def row_backward(name: str, place: Place, mode: Mode) -> Schedule:
     """(dy [S/t, B, out], x [S, B, in], weight) -> dx [S, B, in], dweight.
 
     The gathered dy serves the dgrad, chunk by chunk, and the wgrad, whole.
     """
     graph = ScheduleBuilder(name, ("dy", "x", "weight"))
     if mode in HALVES:
-        hops = _Hops(graph, "dy", size, rank, HALVES[mode])
+        hops = _Hops(graph, "dy", place, HALVES[mode])
         dx, dy_full = hops.product(InputGradient()), hops.gathered()
     elif mode == "chunk":
         parts = _chunked_gather(graph, "dy")
-        dx = _chunked_product(graph, InputGradient(), parts, size)
-        dy_full = graph.compute("dy_full", JoinStrided(size), parts)
+        dx = _chunked_product(graph, InputGradient(), parts, place.size)
+        dy_full = graph.compute("dy_full", JoinStrided(place.size), parts)
     else:
         dy_full = graph.all_gather("gather", "dy")
         dx = graph.compute("product", InputGradient(), (dy_full, "weight"))
@@ -116,17 +119,15 @@ def row_backward(name: str, size: int, rank: int, mode: Mode) -> Schedule:
 class _Hops:
     """Every rank's shard comes by, half of them from either side of the ring."""
 
-    def __init__(
-        self, graph: ScheduleBuilder, local: str, size: int, rank: int, num_parts: int
-    ) -> None:
+    def __init__(self, graph: ScheduleBuilder, local: str, place: Place, num_parts: int) -> None:
         """num_parts: of a shard; each hops on its own."""
-        self._graph, self._size, self._rank, self._num_parts = graph, size, rank, num_parts
+        self._graph, self._place, self._num_parts = graph, place, num_parts
         self._values: list[str] = []
         self._blocks: list[int] = []  # the place of each value among all
         self._sides: list[tuple[int, int]] = []  # (shift, distance) of each hop, in order
-        for distance in range(1, size // 2 + 1):
+        for distance in range(1, place.size // 2 + 1):
             self._sides.append((1, distance))
-            if 2 * distance < size:  # of an even ring the opposite rank comes once
+            if 2 * distance < place.size:  # of an even ring the opposite rank comes once
                 self._sides.append((-1, distance))
         own = [local]
         if num_parts > 1:
@@ -134,7 +135,7 @@ class _Hops:
                 graph.compute(f"local_{part}", Rows(part, num_parts), (local,))
                 for part in range(num_parts)
             ]
-        self._keep(own, rank)
+        self._keep(own, place.rank)
         self._latest = {1: own, -1: own}
 
     def product(self, operation: Operation) -> str:
@@ -142,21 +143,24 @@ class _Hops:
         graph = self._graph
         self._issue(2)
         products = []
-        for index in range(self._size * self._num_parts):
+        for index in range(self._place.size * self._num_parts):
             value = self._values[index]
             products.append(graph.compute(f"product_{index}", operation, (value, "weight")))
             if (index + 1) % self._num_parts == 0:
                 self._issue(1)
-        return graph.compute("joined_product", Join(tuple(self._blocks)), products)
+        return graph.compute("joined_product", self._join(), products)
 
     def start(self) -> None:
         """All shards on their way; joining them is left for later, where compute would wait."""
-        self._issue(self._size)
+        self._issue(self._place.size)
 
     def gathered(self) -> str:
         """All shards in rank order."""
         self.start()
-        return self._graph.compute("gathered", Join(tuple(self._blocks)), self._values)
+        return self._graph.compute("gathered", self._join(), self._values)
+
+    def _join(self) -> Join:
+        return Join(tuple(self._blocks), self._place)
 
     def _issue(self, count: int) -> None:
         for shift, distance in self._sides[:count]:
@@ -165,7 +169,7 @@ class _Hops:
                 for index, value in enumerate(self._latest[shift], len(self._values))
             ]
             self._latest[shift] = moved
-            self._keep(moved, (self._rank - shift * distance) % self._size)
+            self._keep(moved, (self._place.rank - shift * distance) % self._place.size)
         del self._sides[:count]
 
     def _keep(self, parts: list[str], source: int) -> None:
@@ -185,20 +189,19 @@ class _RunningSums:
         graph: ScheduleBuilder,
         operation: Operation,
         local: str,
-        size: int,
-        rank: int,
+        place: Place,
         num_parts: int,
     ) -> None:
         """num_parts: of a shard; the sum of each travels on its own."""
-        self._graph = graph
+        self._graph, size = graph, place.size
         count = num_parts if size > 1 else 1
         arrived, self._own = [""] * count, [""] * count
         for step in range(size):
-            owner = (rank - 1 - step) % size
+            owner = (place.rank - 1 - step) % size
             for part in range(count):
                 half = "" if count == 1 else f"_{part}"
                 label = f"{step}{half}"
-                rows = Rows(owner * count + part, size * count)
+                rows = Rows(owner * count + part, size * count, place)
                 read = graph.compute(f"rows_{label}", rows, (local,))
                 own = graph.compute(f"part_{label}", operation, (read, "weight"))
                 if step == size - 1:

@@ -1,6 +1,6 @@
 """The output head and its loss as a schedule; the vocabulary is sharded by rows over the ranks.
 
-    schedule = head_schedule("head", tokens, first_row, want_gradients=True)
+    schedule = head_schedule("head", tokens, place, want_gradients=True)
     loss, dx, dweight = execute(schedule, (x, weight, targets, weights), runtime, axis)
 
 Sub-chunks of every rank's rows: while one multiplies the next is gathered, and the gradient of the
@@ -40,6 +40,7 @@ from ndtrain.overlap.operations import (
     WeightGradient,
 )
 from ndtrain.overlap.schedule import Schedule, ScheduleBuilder
+from ndtrain.runtime.place import Place
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ class HeadTokens:
             yield start, min(self.rows, in_part - start)
 
 
-def head_schedule(name: str, tokens: HeadTokens, first_row: int, want_gradients: bool) -> Schedule:
+def head_schedule(name: str, tokens: HeadTokens, place: Place, want_gradients: bool) -> Schedule:
     """(x [S/t, B, H], weight [V, H], targets [S, B], weights [S, B]) -> loss[, dx, dweight].
 
-    first_row: of the vocabulary, that this rank holds.
+    place: of the rank among those that hold equal parts of the vocabulary, in order.
     """
-    return _Head(name, tokens, first_row, want_gradients).schedule()
+    return _Head(name, tokens, place, want_gradients).schedule()
 
 
 Product = tuple[str, str, str]
@@ -83,9 +84,9 @@ Product = tuple[str, str, str]
 
 
 class _Head:
-    def __init__(self, name: str, tokens: HeadTokens, first_row: int, want_gradients: bool) -> None:
+    def __init__(self, name: str, tokens: HeadTokens, place: Place, want_gradients: bool) -> None:
         self._graph = ScheduleBuilder(name, ("x", "weight", "targets", "weights"))
-        self._tokens, self._first_row, self._want = tokens, first_row, want_gradients
+        self._tokens, self._place, self._want = tokens, place, want_gradients
         self._loss: str | None = None
         self._dweight: str | None = None
 
@@ -136,14 +137,14 @@ class _Head:
         target = graph.compute(f"target_{label}", cut, (targets,))
         weight = graph.compute(f"weight_{label}", cut, (weights,))
         logits = graph.compute(f"logits_{label}", Linear(), (x, "weight"))
-        own = graph.compute(f"own_{label}", Statistics(self._first_row), (logits, target))
+        own = graph.compute(f"own_{label}", Statistics(self._place), (logits, target))
         shared = graph.exchange(f"statistics_{label}", own)
         combined = graph.compute(f"combined_{label}", Combine(), (shared,))
         before = () if self._loss is None else (self._loss,)
         self._loss = graph.compute(f"loss_{label}", AddLoss(), (combined, weight, *before))
         if not self._want:
             return label, "", x
-        gradient = LogitsGradient(self._first_row)
+        gradient = LogitsGradient(self._place)
         dlogits = graph.compute(f"dlogits_{label}", gradient, (logits, target, weight, combined))
         return label, dlogits, x
 
@@ -193,11 +194,12 @@ class CountedWeights:
 class Statistics:
     """(logits [T, V], targets [T]) -> [1, 3, T]: what the ranks share."""
 
-    first_row: int
+    place: Place
 
     def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
         logits, targets = tensors
-        return vocabulary_statistics(logits, targets, self.first_row)[None]
+        rows = self.place.from_first(targets, logits.shape[-1])
+        return vocabulary_statistics(logits, rows)[None]
 
 
 @dataclass(frozen=True)
@@ -223,13 +225,14 @@ class AddLoss:
 class LogitsGradient:
     """(logits, targets, weights, combined) -> dlogits, in the memory of the logits."""
 
-    first_row: int
+    place: Place
     overwrites: int = 0
 
     def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
         logits, targets, weights, combined = tensors
         largest, sum_exp, _ = combined.unbind(0)
-        return vocabulary_gradient(logits, targets, weights, largest, sum_exp, self.first_row)
+        rows = self.place.from_first(targets, logits.shape[-1])
+        return vocabulary_gradient(logits, rows, weights, largest, sum_exp)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ndtrain.ops.norm import wide
+from ndtrain.runtime.place import ALONE, Place
 
 
 class Operation(Protocol):
@@ -86,16 +87,19 @@ class WeightGradient:
 
 @dataclass(frozen=True)
 class Rows:
-    """Chunk `index` of `count` equal chunks of the rows: a view."""
+    """Chunk `index` of `count` equal chunks of the rows: a view.
+
+    place: of the rank, if on other ranks the index is another.
+    """
 
     index: int
     count: int
+    place: Place = ALONE
 
     def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
         (x,) = tensors
         assert out is None, "a view has no buffer of its own"
-        size = x.shape[0] // self.count
-        return x.narrow(0, self.index * size, size)
+        return self.place.rows(x, self.index, self.count)
 
 
 @dataclass(frozen=True)
@@ -118,14 +122,15 @@ class Join:
     """Values of equal shape below each other: input i becomes block order[i].
 
     The executor lets the inputs be written in place where it can.
+    place: of the rank, if on other ranks the order is another.
     """
 
     order: tuple[int, ...]
+    place: Place = ALONE
 
     def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
         assert out is None, "joined values are not joined again"
-        blocks = [tensors[self.order.index(block)] for block in range(len(tensors))]
-        return torch.cat(blocks)
+        return self.place.join([tensors[self.order.index(block)] for block in range(len(tensors))])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ A node reads values and makes one new value; nothing is overwritten, so what dep
 plain from the names, and `after` adds the dependencies that are not data. Nodes stand in the order
 of issue. On one stream they run in that order; across streams only dependencies count. Who sends
 to whom is relative (`shift`), so every rank holds an equal graph; only the operations know the
-rank, where they say which rows a chunk has.
+rank, where they say which rows a chunk has: through its place (`runtime/place.py`), which in a
+traced graph is data.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Proves of a schedule, before it runs, that no timing can make it wrong or stuck.
 
-    problems = verify(lambda rank: gather_matmul("qkv", 8, rank, "ring"), size=8)   # [] if right
+    problems = verify(lambda rank: gather_matmul("qkv", Place(rank, 8), "ring"), 8)   # [] if right
 
 Of each rank: names are unique, every value is made before it is read, in the order of issue and
 across streams; what lies in a joined tensor is written once, in its own block, before the join;

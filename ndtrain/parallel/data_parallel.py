@@ -121,9 +121,8 @@ class BucketTraffic:
                 step(index)
                 bucket.master.grad = None
                 bucket.gradients.zero_()
-                if bucket.values.dtype != bucket.master.dtype:
-                    bucket.own_values.copy_(bucket.master)
-            unfolding.done(f"update_{index}", bucket.own_values)
+                updated = bucket.updated()
+            unfolding.done(f"update_{index}", updated)
 
     def discard(self) -> None:
         """Forgets the gradients of a step that was refused."""

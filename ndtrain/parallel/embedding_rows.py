@@ -1,6 +1,6 @@
 """Embedding rows between tensor ranks, where what travels may depend on the data: on a CPU.
 
-    y = look_up(tokens_SB, weight, first_row, runtime, "embedding")      # [S/t, B, H]
+    y = look_up(tokens_SB, weight, runtime, "embedding")      # [S/t, B, H]
 
 All ranks know all tokens, so each knows which of its rows another needs: only those travel, a t-th
 of what a reduce-scatter of mostly zeros moves. No sum is made: a row comes from the one rank that
@@ -18,18 +18,16 @@ from ndtrain.parallel.touched_rows import exchange_rows
 from ndtrain.runtime.runtime import Runtime
 
 
-def look_up(
-    tokens_SB: Tensor, weight: Tensor, first_row: int, runtime: Runtime, name: str
-) -> Tensor:
-    """weight [V, H]: rows from first_row on. Returns own rows of the sequence, [S/t, B, H]."""
-    return _LookUp.apply(tokens_SB, weight, first_row, runtime, name)
+def look_up(tokens_SB: Tensor, weight: Tensor, runtime: Runtime, name: str) -> Tensor:
+    """weight [V, H]: this rank's rows. Returns own rows of the sequence, [S/t, B, H]."""
+    return _LookUp.apply(tokens_SB, weight, runtime, name)
 
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tokens_SB: Tensor, weight: Tensor, first_row: int, runtime, name):  # type: ignore[no-untyped-def]
+    def forward(ctx, tokens_SB: Tensor, weight: Tensor, runtime, name):  # type: ignore[no-untyped-def]
         blocks = tokens_SB.flatten().chunk(runtime.mesh.tensor.size)
-        held = _Held(blocks, weight.shape[0], first_row, runtime, name)
+        held = _Held(blocks, weight.shape[0], runtime, name)
         ctx.held = held
         y_NH = weight.new_zeros(len(blocks[0]), weight.shape[1])
         for shift, target, source in held.turns():
@@ -51,7 +49,7 @@ class _LookUp(torch.autograd.Function):
         dy = torch.cat([came[block] for block in blocks])
         rows = torch.cat([held.rows(block) for block in blocks])
         dweight = torch.ops.aten.embedding_dense_backward(dy, rows, held.num_rows, -1, False)
-        return None, dweight, None, None, None
+        return None, dweight, None, None
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class _Held:
 
     blocks: tuple[Tensor, ...]
     num_rows: int
-    first_row: int
     runtime: Runtime
     name: str
 
@@ -79,7 +76,7 @@ class _Held:
 
     def rows(self, block: int) -> Tensor:
         """Of the own weight that the block needs, a token each."""
-        return self.blocks[block][self.places(block, self.rank)] - self.first_row
+        return self.blocks[block][self.places(block, self.rank)] - self.rank * self.num_rows
 
     def exchange(self, sent: Tensor, num_received: int, shift: int, name: str) -> Tensor:
         """[.., H] to rank + shift; returns [num_received, H] from rank - shift."""

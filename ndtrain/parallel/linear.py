@@ -99,10 +99,10 @@ class _PlannedAfterKeep(autograd.Function):
 def column_plan(
     name: str, runtime: Runtime, forward: Mode, backward: Mode, serial: bool = False
 ) -> Plan:
-    axis = runtime.mesh.tensor
+    place = runtime.place(runtime.mesh.tensor)
     return Plan(
-        gather_matmul(name, axis.size, axis.rank, forward),
-        column_backward(f"{name}.backward", axis.size, axis.rank, backward),
+        gather_matmul(name, place, forward),
+        column_backward(f"{name}.backward", place, backward),
         runtime,
         serial,
     )
@@ -111,10 +111,10 @@ def column_plan(
 def row_plan(
     name: str, runtime: Runtime, forward: Mode, backward: Mode, serial: bool = False
 ) -> Plan:
-    axis = runtime.mesh.tensor
+    place = runtime.place(runtime.mesh.tensor)
     return Plan(
-        matmul_scatter(name, axis.size, axis.rank, forward),
-        row_backward(f"{name}.backward", axis.size, axis.rank, backward),
+        matmul_scatter(name, place, forward),
+        row_backward(f"{name}.backward", place, backward),
         runtime,
         serial,
     )

@@ -86,16 +86,14 @@ def local_heads(module: Any, shape: Shape, context: Context, name: str) -> Style
 def vocabulary_embedding(module: Any, shape: Shape, context: Context, name: str) -> Styled:
     tensor = context.runtime.mesh.tensor
     part = even_slice(shape.vocab_size, tensor.size, tensor.rank)
-    parallel = VocabularyParallelEmbedding(module.weight, part.start, context.runtime, name)
+    parallel = VocabularyParallelEmbedding(module.weight, context.runtime, name)
     return Styled(parallel, {"weight": Shard(0, (part,))})
 
 
 def vocabulary_head(module: Any, shape: Shape, context: Context, name: str) -> Styled:
     tensor = context.runtime.mesh.tensor
     part = even_slice(shape.vocab_size, tensor.size, tensor.rank)
-    parallel = VocabularyParallelHead(
-        module.weight, part.start, context.runtime, name, context.modes
-    )
+    parallel = VocabularyParallelHead(module.weight, context.runtime, name, context.modes)
     return Styled(parallel, {"weight": Shard(0, (part,))})
 
 

@@ -19,6 +19,7 @@ from ndtrain.overlap.modes import Modes
 from ndtrain.overlap.schedule import Schedule
 from ndtrain.parallel.embedding_rows import look_up
 from ndtrain.parallel.sequence import gather_sequence, reduce_scatter_sequence
+from ndtrain.runtime.place import Place
 from ndtrain.runtime.runtime import Runtime
 
 
@@ -26,8 +27,8 @@ class _HeldRows(torch.autograd.Function):
     """Embedding rows of the tokens held here, zeros for the others."""
 
     @staticmethod
-    def forward(ctx, tokens: Tensor, weight: Tensor, first_row: int) -> Tensor:  # type: ignore[no-untyped-def]
-        row = tokens - first_row
+    def forward(ctx, tokens: Tensor, weight: Tensor, place: Place) -> Tensor:  # type: ignore[no-untyped-def]
+        row = place.from_first(tokens, weight.shape[0])
         held = (row >= 0) & (row < weight.shape[0])
         row = row.where(held, 0)
         ctx.save_for_backward(row, held)
@@ -45,30 +46,27 @@ class _HeldRows(torch.autograd.Function):
 class VocabularyParallelEmbedding(nn.Module):
     """tokens [B, S] -> [S/t, B, H]."""
 
-    def __init__(self, weight: nn.Parameter, first_row: int, runtime: Runtime, name: str) -> None:
+    def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str) -> None:
         super().__init__()
         self.weight = weight
-        self.first_row = first_row
         self.runtime = runtime
         self.name = name
 
     def forward(self, tokens_BS: Tensor) -> Tensor:
         if self.runtime.sizes_may_vary:
-            return look_up(tokens_BS.t(), self.weight, self.first_row, self.runtime, self.name)
+            return look_up(tokens_BS.t(), self.weight, self.runtime, self.name)
         with self.runtime.compute(self.name):
-            partial = _HeldRows.apply(tokens_BS.t(), self.weight, self.first_row)
+            place = self.runtime.place(self.runtime.mesh.tensor)
+            partial = _HeldRows.apply(tokens_BS.t(), self.weight, place)
         return reduce_scatter_sequence(partial, self.runtime, self.name)
 
 
 class VocabularyParallelHead(nn.Module):
     """loss(x [S/t, B, H], targets [B, S], weights [B, S]) -> the same scalar on every rank."""
 
-    def __init__(
-        self, weight: nn.Parameter, first_row: int, runtime: Runtime, name: str, modes: Modes
-    ) -> None:
+    def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        self.first_row = first_row
         self.runtime = runtime
         self.name = name
         self.mode: Mode = modes.of("head", "forward")
@@ -86,9 +84,9 @@ class VocabularyParallelHead(nn.Module):
 
     def schedule(self, x_SBH: Tensor, want_gradients: bool) -> Schedule:
         """Of a step whose own rows are x_SBH."""
-        size = self.runtime.mesh.tensor.size
-        tokens = HeadTokens.of(x_SBH, self.weight, size, self.mode)
-        return _schedule(self.name, tokens, self.first_row, want_gradients)
+        place = self.runtime.place(self.runtime.mesh.tensor)
+        tokens = HeadTokens.of(x_SBH, self.weight, place.size, self.mode)
+        return _schedule(self.name, tokens, place, want_gradients)
 
 
 # A run has few shapes: of training, of evaluation, with and without gradients.

@@ -52,12 +52,13 @@ class ShardedAdamW:
         self.clip_norm = settings.clip_norm
         self.buckets: list[Bucket] = []
         self._updates: list[torch.optim.AdamW] = []  # one a bucket: they take turns
+        place = runtime.place(runtime.mesh.data)
         for decays, names in bucket_names(model, bucket_bytes // 4):
             values = {
                 name: source.read(name, shards[name].dim, shards[name].bounds()) for name in names
             }
             name = f"bucket{len(self.buckets)}"
-            bucket = Bucket(name, values, runtime.mesh.data, dtype, runtime.device)
+            bucket = Bucket(name, values, place, dtype, runtime.device)
             self.buckets.append(bucket)
             weight_decay = settings.weight_decay if decays else 0.0
             self._updates.append(self._adamw(bucket.master, settings, weight_decay))

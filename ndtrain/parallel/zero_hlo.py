@@ -16,6 +16,7 @@ from ndtrain.models.qwen3.shape import Shape
 from ndtrain.overlap.bucket_lowering import compare_buckets
 from ndtrain.overlap.hlo import HloGraph
 from ndtrain.overlap.lowering import Comparison
+from ndtrain.overlap.modes import BLOCKING, Modes
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.zero_traced import TracedAdamW
@@ -54,10 +55,17 @@ class TracedStep:
         self.model, self.optimizer, self.runtime = model, optimizer, runtime
 
     @classmethod
-    def of(cls, shape: Shape, runtime: Runtime, in_background: bool) -> "TracedStep":
+    def of(
+        cls,
+        shape: Shape,
+        runtime: Runtime,
+        in_background: bool,
+        modes: Modes = BLOCKING,
+        dtype: torch.dtype = torch.float32,
+    ) -> "TracedStep":
         with torch.device("meta"):
             model = Qwen3(shape, "reference")  # the kernels have no collective inside
-        shards = parallelize(model, runtime)
+        shards = parallelize(model, runtime, modes)
         matrices = sum(one.numel() for one in model.parameters() if one.ndim > 1)
         optimizer = TracedAdamW(
             model,
@@ -65,7 +73,7 @@ class TracedStep:
             RandomWeights(shape, seed=0),
             runtime,
             Optim(),
-            torch.float32,
+            dtype,
             bucket_bytes=4 * matrices // NUM_BUCKETS,
             in_background=in_background,
         )
@@ -73,6 +81,10 @@ class TracedStep:
 
     def hlo(self) -> str:
         """The graph of everything that the step leaves behind."""
+        return hlo_text(self.record())
+
+    def record(self) -> list[torch.Tensor]:
+        """Loss, norm, and what of parameters, gradients and optimizer another step would find."""
         device, optimizer = self.runtime.device, self.optimizer
         length = 2 * self.runtime.mesh.tensor.size
         tokens_BS = torch.zeros(BATCH, length, dtype=torch.int64, device=device)
@@ -86,4 +98,4 @@ class TracedStep:
         for bucket in optimizer.buckets:
             left += [bucket.values, bucket.master, bucket.gradients]
             left += optimizer.state_of(bucket).values()
-        return hlo_text(left)
+        return left

@@ -11,6 +11,8 @@ host learns of it from the norm, after the graph has run. The learning rate is a
 graph, not a constant in it. The norm is summed in fp32: NeuronCores have no fp64.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
@@ -67,11 +69,16 @@ class TracedAdamW(ShardedAdamW):
             bucket.gradients.copy_(torch.where(is_sound, bucket.gradients, refused))
         return norm
 
+    @cached_property
+    def _norm_weights(self) -> list[Tensor]:
+        """Data, as what a rank owns depends on its place: all ranks record the same graph."""
+        device = self.runtime.device
+        return [bucket.norm_weights(self.shards).to(device) for bucket in self.buckets]
+
     def _recorded_norm(self, loss: Tensor) -> Tensor:
         total = 0.0 * loss.sum().float().reshape(1)
-        for bucket in self.buckets:
-            for start, stop, num_replicas in bucket.norm_segments(self.shards):
-                square = bucket.own_gradient[start:stop].norm().float().square()
-                total = total + square / num_replicas
+        for bucket, weights in zip(self.buckets, self._norm_weights, strict=True):
+            runs = bucket.own_gradient.view(len(weights), -1)
+            total = total + (runs.square().sum(1).float() * weights).sum()
         mesh = self.runtime.mesh
         return self.runtime.collectives.all_reduce(total, mesh.world, "gradient_norm").sqrt()

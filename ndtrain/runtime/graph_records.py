@@ -99,5 +99,5 @@ def _in_words(differences: Mapping[str, str]) -> str:
 
 def _own(name: str, change: str) -> str:
     if name == "rank":
-        return f"another rank's graph was compiled ({name} {change})"
+        return f"only another rank's cache has it ({name} {change})"
     return f"flags differ: {change}" if name == "flags" else f"{name} {change}"

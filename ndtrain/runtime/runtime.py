@@ -17,6 +17,7 @@ from ndtrain.runtime.flight import FlightRecorder
 from ndtrain.runtime.give_way import let_transfers_give_way
 from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.mesh import LANES, Axis, Mesh
+from ndtrain.runtime.place import Place
 from ndtrain.runtime.still import StillTransport
 from ndtrain.runtime.streams import BackgroundStream, InlineStream, Stream, Streams
 from ndtrain.runtime.traced import Trace
@@ -34,6 +35,7 @@ class Runtime:
     trace: Trace | None = None  # where nothing runs until the step's whole graph is known
     has_permute: bool = True  # whether ranks can send to their neighbours, as a ring does
     about: str = ""  # what a person should know of the device
+    places: Mapping[str, Place] = field(default_factory=dict)  # by axis; those that are data
 
     @property
     def has_times(self) -> bool:
@@ -44,6 +46,10 @@ class Runtime:
     def sizes_may_vary(self) -> bool:
         """Whether ranks may send each other what only the data decide the size of."""
         return self.device.type == "cpu" and self.has_permute and self.trace is None
+
+    def place(self, axis: Axis) -> Place:
+        """What compute indexes with where it depends on the own rank."""
+        return self.places.get(axis.name) or Place(axis.rank, axis.size)
 
     def stream_of(self, stream: str, axis: Axis, serial: bool = False) -> Stream:
         """Where a schedule's communication over the axis goes; over one rank nothing moves."""

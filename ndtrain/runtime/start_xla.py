@@ -28,7 +28,7 @@ from ndtrain.runtime.host_collectives import ByDevice, GlooBetweenGraphs
 from ndtrain.runtime.mesh import Mesh, axis_lines
 from ndtrain.runtime.neuron_packages import installed, problem
 from ndtrain.runtime.runtime import Runtime, inline, num_kv_replicas
-from ndtrain.runtime.xla import XlaTrace, XlaTransport, import_torch_xla
+from ndtrain.runtime.xla import XlaTrace, XlaTransport, import_torch_xla, places_on
 
 # PyPI serves packages without code under these names, torch-neuronx 1.0, libneuronxla 1.0 and
 # neuronx-cc 1.0.post1; the first releases of the stack that torch-xla 2.9 belongs to.
@@ -71,7 +71,16 @@ def start_xla(tp: int, dp: int, num_kv_heads: int, key: Mapping[str, str] | None
     trace = XlaTrace(has_scopes=not cuts_graphs, lookup=lookup)
     about = _about(neuron, is_cpu, cuts_graphs)
     return Runtime(
-        device, mesh, collectives, streams, streams, spans, flights, trace=trace, about=about
+        device,
+        mesh,
+        collectives,
+        streams,
+        streams,
+        spans,
+        flights,
+        trace=trace,
+        about=about,
+        places=places_on(device, mesh),
     )
 
 
@@ -85,7 +94,8 @@ def _lookup(neuron: Mapping[str, str], key: Mapping[str, str]) -> Lookup | None:
     versions["torch-xla"] = importlib.metadata.version("torch_xla")
     variables = {name: os.environ[name] for name in _SHAPING if name in os.environ}
     flags = os.environ.get("NEURON_CC_FLAGS" if is_neuron else "XLA_FLAGS", "")
-    rank = {"rank": os.environ.get("RANK", "0")}
+    # The graphs are the same on all ranks. What each rank keeps for itself it finds alone.
+    rank = {} if is_neuron else {"rank": os.environ.get("RANK", "0")}
     return Lookup(
         cache, GraphRecords(cache.folder, {**versions, "flags": flags, **variables, **rank, **key})
     )

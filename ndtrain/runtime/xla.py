@@ -6,8 +6,9 @@ torch-xla threads one token through all collectives of a graph, as data: each on
 former one's result in it, times zero. So collectives run in the order in which they were recorded,
 and whatever does not read their results is free to run beside them.
 
-Replica groups are always written out, for every line of the axis: a collective's groups have to
-divide the world evenly, and compiling needs no other process.
+All ranks record the same graph: where a rank stands is data of it (`place.py`), so that a node
+compiles it once. Replica groups are always written out, for every line of the axis: a collective's
+groups have to divide the world evenly, and compiling needs no other process.
 """
 
 import os
@@ -26,6 +27,7 @@ from ndtrain.ops.norm import wide
 from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.compilation import CompilationWatch, Compiled, Lookup, Note
 from ndtrain.runtime.mesh import Axis, Mesh, axis_lines
+from ndtrain.runtime.place import TracedPlace
 from ndtrain.runtime.runtime import Runtime, inline, num_kv_replicas
 
 Lines = Mapping[str, Sequence[Sequence[int]]]
@@ -133,7 +135,19 @@ def trace_xla(rank: int, tp: int, dp: int, num_kv_heads: int) -> Runtime:
     collectives = Collectives(XlaTransport(axis_lines(tp, dp, replicas)), spans)
     streams = inline(collectives)
     mesh = Mesh.place(rank, tp, dp, replicas)
-    return Runtime(device, mesh, collectives, streams, streams, spans, trace=XlaTrace())
+    places = places_on(device, mesh)
+    return Runtime(
+        device, mesh, collectives, streams, streams, spans, trace=XlaTrace(), places=places
+    )
+
+
+def places_on(device: torch.device, mesh: Mesh) -> dict[str, TracedPlace]:
+    """By axis: of those with more than one rank, so that all ranks trace the same graph."""
+    return {
+        axis.name: TracedPlace.on(device, axis.rank, axis.size)
+        for axis in (mesh.data, mesh.tensor)
+        if axis.size > 1
+    }
 
 
 def _keep_names() -> None:

@@ -190,10 +190,10 @@ def _opcheck_arguments(dtype: torch.dtype) -> dict[str, tuple]:
             swiglu_backward,
             (gate_up.detach()[..., :12].contiguous(), gate_up.detach()),
         ),
-        "vocabulary_statistics": (vocabulary_statistics, (logits.to(dtype), targets, 7)),
+        "vocabulary_statistics": (vocabulary_statistics, (logits.to(dtype), targets - 7)),
         "vocabulary_gradient": (
             vocabulary_gradient_,
-            (logits.to(dtype), targets, weights, logits.amax(-1).float(), weights + 1, 7),
+            (logits.to(dtype), targets - 7, weights, logits.amax(-1).float(), weights + 1),
         ),
     }
 

@@ -21,10 +21,11 @@ from ndtrain.overlap.collective_matmul import (
 )
 from ndtrain.overlap.head import HeadTokens, head_schedule
 from ndtrain.overlap.schedule import Schedule
+from ndtrain.runtime.place import Place
 
 SEQUENCE, BATCH, IN, OUT = 32, 2, 24, 40
 
-Builder = Callable[[str, int, int, Mode], Schedule]
+Builder = Callable[[str, Place, Mode], Schedule]
 BUILDERS: dict[str, Builder] = {
     builder.__name__: builder
     for builder in (gather_matmul, matmul_scatter, column_backward, row_backward)
@@ -49,10 +50,10 @@ def build(operation: str, mode: Mode, size: int, rank: int) -> Schedule:
     if operation == "head":
         num_parts = 2 if mode == "chunk" else 1
         tokens = HeadTokens(size, SEQUENCE * BATCH, num_parts, CHUNK_ROWS)
-        return head_schedule(operation, tokens, first_row=rank * OUT, want_gradients=True)
+        return head_schedule(operation, tokens, Place(rank, size), want_gradients=True)
     if operation == "buckets":
         return bucket_schedule(BUCKET_ORDER, mode == "bulk", BUCKET_WORK)
-    return BUILDERS[operation](operation, size, rank, mode)
+    return BUILDERS[operation](operation, Place(rank, size), mode)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from ndtrain.ops.loss import LossAndGradients
 from ndtrain.overlap.execute import execute
 from ndtrain.overlap.head import HeadTokens, head_schedule
 from ndtrain.overlap.operations import StridedRows
+from ndtrain.runtime.place import Place
 from ndtrain.runtime.runtime import Runtime, start_cpu
 from tests.overlap.cases import CHUNK_ROWS, OUT, build, inputs
 from tests.rank_pool import ranks
@@ -61,10 +62,10 @@ def test_bits_are_those_of_the_loss_by_hand(size: int, mode: str, dtype: torch.d
 
 def test_without_gradients_only_the_loss_is_made() -> None:
     tokens = HeadTokens(num_ranks=2, num_tokens=64, num_parts=2, rows=10)
-    schedule = head_schedule("head", tokens, 0, want_gradients=False)
+    schedule = head_schedule("head", tokens, Place(0, 2), want_gradients=False)
     assert schedule.outputs == (schedule.nodes[-1].name,)
     assert not any(node.stream == "scatter" for node in schedule.nodes)
-    whole = head_schedule("head", tokens, 0, want_gradients=True)
+    whole = head_schedule("head", tokens, Place(0, 2), want_gradients=True)
     assert [node.name for node in whole.nodes if node.stream == "scatter"] == [
         "scatter_0",
         "scatter_1",

@@ -12,6 +12,7 @@ from ndtrain.overlap.node_cost import node_costs
 from ndtrain.overlap.operations import Linear
 from ndtrain.overlap.schedule import Schedule, ScheduleBuilder, Stream
 from ndtrain.overlap.timeline import Figures, Timeline, TimelineSpan, simulate
+from ndtrain.runtime.place import Place
 from tests.overlap.cases import EVERY_SCHEDULE, build, meta_inputs
 
 UNIT = Figures(matmul_flops=1.0, memory_bytes_per_s=math.inf, link_bytes_per_s=1.0)
@@ -31,7 +32,7 @@ def times(timeline: Timeline) -> dict[str, tuple[float, float]]:
 
 def ring(**changes: float) -> Timeline:
     figures = dataclasses.replace(UNIT, **changes)
-    return simulate(gather_matmul("y", 2, 0, "ring"), (X, WEIGHT), 2, figures)
+    return simulate(gather_matmul("y", Place(0, 2), "ring"), (X, WEIGHT), 2, figures)
 
 
 def test_a_ring_hides_its_hop():
@@ -49,14 +50,14 @@ def test_a_ring_hides_its_hop():
 
 
 def test_blocking_hides_nothing():
-    timeline = simulate(gather_matmul("y", 2, 0, "off"), (X, WEIGHT), 2, UNIT)
+    timeline = simulate(gather_matmul("y", Place(0, 2), "off"), (X, WEIGHT), 2, UNIT)
     assert times(timeline) == {"gather": (0, 8), "product": (8, 24)}
     assert timeline.exposed_s == 8
     assert timeline.efficiency == 0
 
 
 def test_serially_a_ring_hides_nothing_either():
-    timeline = simulate(gather_matmul("y", 2, 0, "ring"), (X, WEIGHT), 2, UNIT, serial=True)
+    timeline = simulate(gather_matmul("y", Place(0, 2), "ring"), (X, WEIGHT), 2, UNIT, serial=True)
     assert times(timeline)["hop_1"] == (0, 8)
     assert times(timeline)["product_0"] == (8, 16)
     assert timeline.makespan_s == 24
@@ -153,7 +154,7 @@ def test_who_waits_for_what_is_not_data(issues_ahead, start):
 
 
 def test_on_an_axis_of_one_rank_communication_is_free():
-    timeline = simulate(gather_matmul("y", 1, 0, "off"), (X, WEIGHT), 1, UNIT)
+    timeline = simulate(gather_matmul("y", Place(0, 1), "off"), (X, WEIGHT), 1, UNIT)
     assert times(timeline) == {"gather": (0, 0), "product": (0, 8)}
     assert timeline.efficiency is None
 

@@ -38,7 +38,7 @@ def run(runtime: Runtime, kind: str) -> Found:
     axis = runtime.mesh.tensor
     rows, share = VOCABULARY // axis.size, SEQUENCE // axis.size
     weight = nn.Parameter(table()[axis.rank * rows :][:rows].clone())
-    embedding = VocabularyParallelEmbedding(weight, axis.rank * rows, runtime, "embedding")
+    embedding = VocabularyParallelEmbedding(weight, runtime, "embedding")
     runtime.spans.drain()
     y = embedding(tokens_of(kind))
     y.backward(gradient()[axis.rank * share :][:share])

@@ -21,7 +21,7 @@ def recorded(folder: Path, **changes: str) -> None:
     [
         ({"neuronx-cc": "2.23"}, "neuronx-cc 2.22 -> 2.23"),
         ({"flags": "-O2"}, "flags differ: -O1 -> -O2"),
-        ({"rank": "1"}, "another rank's graph was compiled (rank 0 -> 1)"),
+        ({"rank": "1"}, "only another rank's cache has it (rank 0 -> 1)"),
         ({"XLA_IR_DEBUG": "1"}, "XLA_IR_DEBUG unset -> 1"),
         (
             {"model.num_layers": "2"},

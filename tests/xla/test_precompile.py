@@ -23,6 +23,7 @@ optim: {{lr: 0.01, schedule: constant}}
 overlap: {{mode: "off"}}
 runtime: {{device: xla}}
 """
+RANKS = ("rank_0", "rank_1")
 GRAPHS = ("the initial state", "the training step", "the evaluation")
 
 
@@ -106,7 +107,9 @@ def test_several_ranks_have_a_cache_each(config: Path, tmp_path: Path) -> None:
     first = python("ndtrain", "precompile", str(config), *ranks, **cache)
     assert "(miss: nothing cached)" in first
     folders = sorted(path.name for path in (tmp_path / "compiled").iterdir())
-    assert folders == ["graphs", "rank_0", "rank_1"]
+    assert folders == ["graphs", *RANKS]
+    names = [{path.name for path in (tmp_path / "compiled" / rank).iterdir()} for rank in RANKS]
+    assert names[0] == names[1]  # named by the graph: both ranks have compiled the same ones
     then = python("ndtrain", "train", str(config), *ranks, **cache)
     assert "miss" not in then
     assert then.count("hit") > 0

@@ -10,13 +10,14 @@ import torch
 
 pytest.importorskip("torch_xla", reason="torch-xla is not installed")
 
+from ndtrain.overlap.collective_matmul import MODES
 from tests.overlap.cases import BATCH, IN, OPERATIONS, OUT, SEQUENCE
-from tests.xla.virtual_devices import DTYPE, MODES, SIZE
+from tests.xla.virtual_devices import DTYPE, SIZE
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_schedule_without_a_ring_has_the_numbers_of_the_definition() -> None:
+def test_one_program_has_on_every_device_the_numbers_of_the_definition() -> None:
     """Error of a sum of n products and of t parts (Higham 2002, section 3.1): n u and t u.
 
     A collective that moved nothing would be wrong by as much as the result.
