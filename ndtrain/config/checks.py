@@ -227,6 +227,19 @@ def _traced(config: Config, world_size: int | None) -> Iterator[Problem]:
         yield Problem(what, ("train.offload_activations", "runtime.device"), "set it to false")
 
 
+def _compiled(config: Config, world_size: int | None) -> Iterator[Problem]:
+    runtime, attention = config.runtime, config.ops.attention
+    if not runtime.compile:
+        return
+    if runtime.device == "xla":
+        what = "runtime.compile on xla: the whole step is one compiled graph there already"
+        yield Problem(what, ("runtime.compile", "runtime.device"), "set it to false")
+    if runtime.device == "neuron" and attention == "nkilib":
+        what = "ops.attention=nkilib in a compiled graph on neuron: only ndtrain's own kernels are"
+        keys = ("ops.attention", "runtime.compile")
+        yield Problem(f"{what} ops that its compiler knows", keys, "legal: auto, nki, reference")
+
+
 def _device_times(config: Config, world_size: int | None) -> Iterator[Problem]:
     device = config.runtime.device
     if device != "cpu" and config.observe.trace_steps is not None:
@@ -256,6 +269,7 @@ CHECKS: tuple[Check, ...] = (
     _data,
     _trace,
     _traced,
+    _compiled,
     _device_times,
     _no_ring,
 )

@@ -186,6 +186,9 @@ class Runtime(Section):
     device: Literal["cpu", "xla", "neuron"] = "cpu"
     """cpu: gloo between the ranks; xla: torch-xla, every step one traced graph, on trn1 or, where
     there is none, on torch-xla's CPU device; neuron: native PyTorch, eager, trn2 and later."""
+    compile: bool = False
+    """torch.compile of what lies between collectives: norms, attention core, SwiGLU; on cpu by
+    inductor, which needs a C++ compiler, on neuron by Neuron's. In training and its evaluations."""
 
 
 class Ops(Section):

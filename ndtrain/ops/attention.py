@@ -168,7 +168,7 @@ _BACKWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
 
 
 @torch.library.custom_op("ndtrain::attention", mutates_args=())
-def attention(
+def attention_forward(
     q_SBND: Tensor,
     k_SBKD: Tensor,
     v_SBKD: Tensor,
@@ -180,7 +180,7 @@ def attention(
     return _FORWARD[implementation](q_SBND, k_SBKD, v_SBKD, starts_BS, scale)
 
 
-@attention.register_fake
+@attention_forward.register_fake
 def _(q_SBND, k_SBKD, v_SBKD, starts_BS, scale, implementation):  # type: ignore[no-untyped-def]
     sequence, batch, num_heads, _ = q_SBND.shape
     lse_BNS = q_SBND.new_empty((batch, num_heads, sequence), dtype=wide(q_SBND.dtype))
@@ -220,7 +220,29 @@ def _backward(ctx, dout: Tensor, _: Tensor):  # type: ignore[no-untyped-def]
     return *gradients, None, None, None
 
 
-attention.register_autograd(_backward, setup_context=_setup)
+attention_forward.register_autograd(_backward, setup_context=_setup)
+
+
+def attention(
+    q_SBND: Tensor,
+    k_SBKD: Tensor,
+    v_SBKD: Tensor,
+    starts_BS: Tensor | None,
+    scale: float,
+    implementation: str,
+) -> tuple[Tensor, Tensor]:
+    """out [S, B, N, D] like q and lse [B, N, S] in fp32 (fp64 for fp64).
+
+    Under torch.compile `reference` is its products, and `nki` an op that Neuron's compiler knows
+    (`nki_op.py`). The others stay this op, which a backend can only call.
+    """
+    arguments = (q_SBND, k_SBKD, v_SBKD, starts_BS, scale)
+    if torch.compiler.is_compiling():
+        if implementation == "reference":
+            return _reference_forward(*arguments)
+        if implementation == "nki":
+            return torch.ops.ndtrain.nki_attention(*arguments)
+    return attention_forward(*arguments, implementation)
 
 
 def _num_pairs(q_SBND: Tensor) -> int:
@@ -229,7 +251,7 @@ def _num_pairs(q_SBND: Tensor) -> int:
     return batch * num_heads * sequence * (sequence + 1) // 2
 
 
-@register_cost(attention)
+@register_cost(attention_forward)
 def _(q, k, v, starts, scale, implementation, *, result) -> Cost:  # type: ignore[no-untyped-def]
     return Cost(4 * _num_pairs(q) * q.shape[-1], nbytes(q, k, v, starts, result))
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ndtrain.ops.norm import wide
-from ndtrain.ops.rope import rope, rope_reference
+from ndtrain.ops.rope import rope_reference, rotate
 from ndtrain.ops.swiglu import swiglu_backward
 
 
-@rope.register_kernel("xla")
+@rotate.register_kernel("xla")
 def _(x_SBND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rope_reference(x_SBND, cos, sin)
 

@@ -32,7 +32,7 @@ def rope_reference(x_SBND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("ndtrain::rope", mutates_args=())
-def rope(x_SBND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x_SBND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates x [S, B, N, D] by tables [S, B, 1, D/2]; contiguous, dtype of x, rounded once."""
     half = x_SBND.shape[-1] // 2
     x_wide = x_SBND.to(cos.dtype)
@@ -43,7 +43,7 @@ def rope(x_SBND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y.to(x_SBND.dtype)
 
 
-@rope.register_fake
+@rotate.register_fake
 def _(x_SBND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x_SBND.new_empty(x_SBND.shape)
 
@@ -54,12 +54,19 @@ def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
     cos, sin = ctx.saved_tensors
-    return rope(dy, cos, -sin), None, None  # a rotation's transpose turns the other way
+    return rotate(dy, cos, -sin), None, None  # a rotation's transpose turns the other way
 
 
-rope.register_autograd(_backward, setup_context=_setup)
+rotate.register_autograd(_backward, setup_context=_setup)
 
 
-@register_cost(rope)
+def rope(x_SBND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [S, B, N, D], tables [S, B, 1, D/2] -> like x."""
+    if torch.compiler.is_compiling():
+        return rope_reference(x_SBND, cos, sin)
+    return rotate(x_SBND, cos, sin)
+
+
+@register_cost(rotate)
 def _(x_SBND: Tensor, cos: Tensor, sin: Tensor, *, result: Tensor) -> Cost:
     return Cost(3 * x_SBND.numel(), nbytes(x_SBND, cos, sin, result))

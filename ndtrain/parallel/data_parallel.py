@@ -25,6 +25,7 @@ from ndtrain.overlap.unfold import Unfolding
 from ndtrain.parallel.apply import EMBEDDING
 from ndtrain.parallel.bucket import Bucket
 from ndtrain.parallel.gradients import sum_replicated_gradients
+from ndtrain.parallel.local_modules import region_of
 from ndtrain.parallel.shard import Shard
 from ndtrain.parallel.touched_rows import sum_touched_rows
 from ndtrain.runtime.collectives import Collectives
@@ -182,10 +183,14 @@ class BucketTraffic:
         return hook
 
     def _hook_modules(self, model: Qwen3) -> None:
-        """Each module waits for its own weights, the last norm for all: the head has no hook."""
+        """Each module waits for its own weights, the last norm for all: the head has no hook.
+
+        The attention core waits for its norms': nothing of it may begin before, compiled or not.
+        """
         needed: dict[nn.Module, list[int]] = defaultdict(list)
         for index, bucket in enumerate(self._buckets):
-            for name in {member.name.rpartition(".")[0] for member in bucket.members}:
+            names = {region_of(member.name.rpartition(".")[0]) for member in bucket.members}
+            for name in names:
                 needed[model.get_submodule(name)].append(index)
         for module, indices in needed.items():
             module.register_forward_pre_hook(self._waiting_for(indices))

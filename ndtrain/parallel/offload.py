@@ -42,6 +42,7 @@ class Away:
     name: str
     stored: Pending
     device: torch.device
+    stride: tuple[int, ...]  # compiled code wants back what it gave, a view as a view
     returning: Pending | None = None
 
 
@@ -67,6 +68,8 @@ class Offloaded:
 
         def pack(y: Tensor) -> Any:
             if y.nbytes < SMALLEST_BYTES or not y.is_floating_point() or _memory(y) in staying:
+                return y
+            if _is_repeated(y):
                 return y
             key = (y.data_ptr(), y.shape, y.stride(), y.dtype, y._version)
             if key not in known:
@@ -103,7 +106,7 @@ class Offloaded:
         stored = self.runtime.streams["dma"].submit(
             f"{name}.out", lambda c: c.copy(y, f"{name}.out", host)
         )
-        away = Away(name, stored, y.device)
+        away = Away(name, stored, y.device, y.stride())
         self.kept.append(weakref.ref(away))
         return away
 
@@ -112,7 +115,8 @@ class Offloaded:
 
         def work(collectives: Any) -> Tensor:
             host = away.stored.wait()
-            return collectives.copy(host, name, torch.empty_like(host, device=away.device))
+            out = torch.empty_strided(host.shape, away.stride, dtype=host.dtype, device=away.device)
+            return collectives.copy(host, name, out)
 
         away.returning = self.runtime.streams["dma"].submit(name, work)
         return away.returning
@@ -131,6 +135,11 @@ class Offloaded:
 def _memory(x: Tensor) -> int:
     """Equal for tensors that lie in the same memory."""
     return x.untyped_storage().data_ptr()
+
+
+def _is_repeated(x: Tensor) -> bool:
+    """Whether elements share their memory: it holds less than it shows."""
+    return any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -9,16 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from ndtrain.models.qwen3.model import AttentionCore, Qwen3, RMSNorm, SwiGLU
+from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.parallel.local_modules import local_modules
 from ndtrain.runtime.runtime import Runtime
 
 
 def record_local_modules(model: Qwen3, runtime: Runtime) -> None:
     """Adds hooks for forward and backward of each local module."""
-    for name, module in model.named_modules():
-        inside_core = ".core." in name  # the core's span covers its norms
-        if isinstance(module, (RMSNorm, AttentionCore, SwiGLU)) and not inside_core:
-            _record(module, name, runtime)
+    for name, module in local_modules(model):
+        _record(module, name, runtime)
 
 
 def _record(module: nn.Module, name: str, runtime: Runtime) -> None:

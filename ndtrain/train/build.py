@@ -21,9 +21,11 @@ from ndtrain.data.loader import HeldOutRows, Loader
 from ndtrain.data.prepare import open_prepared, prepare
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.models.qwen3.shape import Shape
+from ndtrain.ops import nki_op
 from ndtrain.ops.attention_choice import Problem, choose
 from ndtrain.overlap.gate import Decision
 from ndtrain.parallel.apply import Source, parallelize
+from ndtrain.parallel.compile import compile_local_modules
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.offload import offload_activations
 from ndtrain.parallel.recompute import recompute
@@ -31,6 +33,7 @@ from ndtrain.parallel.shard import Shard
 from ndtrain.parallel.spans import record_local_modules
 from ndtrain.parallel.zero import ShardedAdamW
 from ndtrain.parallel.zero_traced import TracedAdamW
+from ndtrain.runtime.compiler import require_compiler
 from ndtrain.runtime.dtypes import DTYPES
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.agree import together
@@ -113,6 +116,8 @@ def build(
         load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
     if runtime.trace is not None:
         runtime.trace.run("the initial state", log)
+    if config.runtime.compile:
+        _compile(model, config.runtime.device, implementation, log)
     recompute(model, config.train.recompute)
     if config.train.offload_activations:
         offload_activations(model, runtime)
@@ -131,6 +136,14 @@ def build(
         machine,
         decision,
     )
+
+
+def _compile(model: Qwen3, device: str, implementation: str, log: Log) -> None:
+    if implementation == "nki":
+        nki_op.register()
+    backend = require_compiler(device)
+    compile_local_modules(model, backend)
+    log(f"torch.compile: norms, attention core and SwiGLU, by {backend}, when each first runs")
 
 
 def _machine(config: schema.Config, runtime: Runtime) -> Machine | Hardware:

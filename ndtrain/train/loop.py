@@ -61,6 +61,7 @@ class Loop:
         self._nonfinite = NonFinitePolicy(self._guards.nonfinite)
         self._stragglers = StragglerWatch()
         self._save_began = 0.0
+        self._is_first_evaluation = True
 
     def run(self) -> Request:
         """The request that ended it early, else NONE. Collective over the mesh.
@@ -209,8 +210,9 @@ class Loop:
         micro = training.config.train.micro_batch_size
         num_batches = -(-training.held_out.num_rows // micro)
         seconds = max(1, num_batches) * self._guards.step_seconds
-        if step == self._start_step:
+        if self._is_first_evaluation:  # its graphs are compiled
             seconds += self._guards.setup_seconds
+            self._is_first_evaluation = False
         with self._watchdog.phase("evaluation", seconds):
             loss = self._held_out_loss(training.held_out, micro)
         self._report.evaluation(step, loss)

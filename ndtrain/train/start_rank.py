@@ -21,6 +21,7 @@ from ndtrain.config.load import Loaded
 from ndtrain.config.overlapping import overlaps
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
+from ndtrain.runtime.compiler import require_compiler
 from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.agree import Bystander
 from ndtrain.train.graph_key import graph_key
@@ -68,6 +69,8 @@ def _require_device(config: Config) -> None:
         from ndtrain.runtime.start_neuron import require_neuron
 
         require_neuron(overlaps(config, _dp(config)))
+    if config.runtime.compile:
+        require_compiler(config.runtime.device)
 
 
 @contextmanager

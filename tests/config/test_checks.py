@@ -264,6 +264,31 @@ def test_what_a_device_without_neighbours_or_times_cannot_do_is_refused(
     assert help_text in error.help
 
 
+@pytest.mark.parametrize(
+    ("overrides", "what", "help_text"),
+    [
+        (["runtime.device=xla"], "runtime.compile on xla", "set it to false"),
+        (
+            ["runtime.device=neuron", "ops.attention=nkilib"],
+            "ops.attention=nkilib in a compiled graph on neuron",
+            "legal: auto, nki, reference",
+        ),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(
+    overrides: list[str], what: str, help_text: str
+) -> None:
+    (error,) = errors_of(None, "runtime.compile=true", *overrides)
+    assert error.what.startswith(what)
+    assert help_text in error.help
+
+
+@pytest.mark.parametrize("device", ["cpu", "neuron"])
+def test_recompute_offload_and_overlap_go_together_with_compilation(device: str) -> None:
+    on = ["train.recompute=full", "train.offload_activations=true", "overlap.mode=chunk"]
+    check(config_of(f"runtime.device={device}", "parallel.tp=2", "runtime.compile=true", *on), 2)
+
+
 @pytest.mark.parametrize("mode", ["auto", "serial", "off", "bulk", "chunk"])
 def test_a_device_with_streams_has_recompute_and_offload(mode: str) -> None:
     on = ["train.recompute=full", "train.offload_activations=true", f"overlap.mode='{mode}'"]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from ndtrain.ops.attention import attention, attention_backward
+from ndtrain.ops.attention import attention, attention_backward, attention_forward
 from ndtrain.ops.loss import vocabulary_gradient_, vocabulary_statistics
 from ndtrain.ops.norm import rms_norm, rms_norm_backward, rms_norm_forward, rms_norm_reference
-from ndtrain.ops.rope import rope, rope_reference, rope_tables
-from ndtrain.ops.swiglu import swiglu, swiglu_backward, swiglu_reference
+from ndtrain.ops.rope import rope, rope_reference, rope_tables, rotate
+from ndtrain.ops.swiglu import swiglu, swiglu_backward, swiglu_forward, swiglu_reference
 
 Function = Callable[..., Tensor]
 
@@ -173,8 +173,8 @@ def _opcheck_arguments(dtype: torch.dtype) -> dict[str, tuple]:
     _, inverse_rms = rms_norm_forward(x, weight, 1e-5)
     no_grad = [t.detach() for t in (out, q, k, v, out, lse)]
     return {
-        "attention": (attention, (q, k, v, STARTS_BS, 0.3, "sdpa")),
-        "attention_reference": (attention, (q, k, v, None, 0.3, "reference")),
+        "attention": (attention_forward, (q, k, v, STARTS_BS, 0.3, "sdpa")),
+        "attention_reference": (attention_forward, (q, k, v, None, 0.3, "reference")),
         "attention_backward": (attention_backward, (*no_grad, STARTS_BS, 0.3, "sdpa")),
         "rms_norm": (rms_norm_forward, (x, weight, 1e-5)),
         "rms_norm_strided": (rms_norm_forward, (_strided(x.detach()), weight.detach(), 1e-5)),
@@ -182,10 +182,10 @@ def _opcheck_arguments(dtype: torch.dtype) -> dict[str, tuple]:
             rms_norm_backward,
             (x.detach(), x.detach(), weight.detach(), inverse_rms.detach()),
         ),
-        "rope": (rope, (x_SBND, *tables)),
-        "rope_strided": (rope, (_strided(x_SBND.detach()), *tables)),
-        "swiglu": (swiglu, (gate_up,)),
-        "swiglu_strided": (swiglu, (_strided(gate_up.detach()),)),
+        "rope": (rotate, (x_SBND, *tables)),
+        "rope_strided": (rotate, (_strided(x_SBND.detach()), *tables)),
+        "swiglu": (swiglu_forward, (gate_up,)),
+        "swiglu_strided": (swiglu_forward, (_strided(gate_up.detach()),)),
         "swiglu_backward": (
             swiglu_backward,
             (gate_up.detach()[..., :12].contiguous(), gate_up.detach()),

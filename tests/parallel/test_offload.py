@@ -19,7 +19,7 @@ from ndtrain.parallel.apply import materialize, parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.offload import offload_activations
 from ndtrain.parallel.recompute import recompute
-from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.runtime.streams import Pending, StreamError
 from tests.overlap.lone import Blocking, Told, do_nothing, lone
 from tests.parallel.small import SHAPE, batch, loss_of, start
@@ -228,3 +228,31 @@ def test_nothing_is_held_once_backward_has_passed() -> None:
     blocks = [layer.forward.func.__self__ for layer in model.layers]  # type: ignore[union-attr]
     assert [block._alive() for block in blocks] == [[], []]
     assert all(block.kept for block in blocks)
+
+
+class Keeping(torch.autograd.Function):
+    """Keeps a view with gaps and a row that is repeated; notes what came back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, back: list[Tensor]) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x[:, 8:24].t(), x[:1].expand(x.shape))
+        ctx.back = back
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
+        ctx.back += ctx.saved_tensors
+        return dy, None
+
+
+def test_what_comes_back_is_laid_out_as_it_went() -> None:
+    """Compiled code checks it. What is repeated in memory has no layout to copy to, and stays."""
+    x, back = torch.randn(32, 64, requires_grad=True), []
+    block = offload.Offloaded(0, start_cpu(1, 1, 1), set())
+    y = block.forward(lambda x: Keeping.apply(x, back), x)
+    assert len(block.kept) == 1
+    y.sum().backward()
+    view, repeated = back
+    assert view.stride() == (1, 64)
+    assert torch.equal(view, x[:, 8:24].t())
+    assert repeated.data_ptr() == x.data_ptr()

@@ -140,6 +140,11 @@ class Watch(TorchDispatchMode):
         self.races: list[str] = []
         self.operations: list[Operation] = []  # products and collectives, in the order of issue
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """torch.compile works inside; what compiled graphs do is seen like everything else."""
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:

@@ -12,6 +12,7 @@ from ndtrain.overlap.collective_matmul import Mode
 from ndtrain.overlap.modes import Modes
 from ndtrain.parallel import offload
 from ndtrain.parallel.apply import parallelize
+from ndtrain.parallel.compile import compile_local_modules
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.offload import offload_activations
 from ndtrain.parallel.recompute import recompute
@@ -35,6 +36,8 @@ class Case(NamedTuple):
     serial: bool = False
     offloads: bool = False
     recompute: str = "none"
+    attention: str = "sdpa"
+    compiles: bool = False
 
 
 class Outcome(NamedTuple):
@@ -82,7 +85,7 @@ def run(rank: int, case: Case, on_device: bool, broken: tuple[str, ...] = ()) ->
 
 def _train(runtime: Runtime, case: Case) -> Outcome:
     with torch.device("meta"):
-        model = Qwen3(SHAPE)
+        model = Qwen3(SHAPE, case.attention)
     shards = parallelize(model, runtime, Modes.all(case.mode, case.serial))
     optimizer = ShardedAdamW(
         model,
@@ -94,6 +97,8 @@ def _train(runtime: Runtime, case: Case) -> Outcome:
         bucket_bytes=20_000,
         in_background=case.mode != "off",
     )
+    if case.compiles:
+        compile_local_modules(model, "neuron")
     recompute(model, case.recompute)  # type: ignore[arg-type]
     if case.offloads:
         offload.SMALLEST_BYTES = 512

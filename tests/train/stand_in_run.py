@@ -4,6 +4,7 @@ python -m tests.train.stand_in_run CONFIG [a.b=v ...]
 """
 
 import sys
+from contextlib import nullcontext
 
 import torch
 
@@ -13,6 +14,7 @@ from ndtrain.runtime.device_runtime import device_runtime
 from ndtrain.runtime.device_transport import DeviceTransport
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.worker import run_rank
+from tests.parallel.stand_in_backend import neuron_backend
 from tests.runtime.stand_in_neuron import StandIn
 
 
@@ -24,4 +26,7 @@ def start(tp: int, dp: int, num_kv_heads: int) -> Runtime:
 if __name__ == "__main__":
     start_neuron.require_neuron = lambda overlaps: None
     start_neuron.start_neuron = start
-    sys.exit(run_rank(load(sys.argv[1], sys.argv[2:])))
+    loaded = load(sys.argv[1], sys.argv[2:])
+    with neuron_backend() if loaded.config.runtime.compile else nullcontext():
+        code = run_rank(loaded)
+    sys.exit(code)

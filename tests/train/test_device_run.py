@@ -58,3 +58,10 @@ def test_the_numbers_of_the_cpu_and_no_times(tmp_path: Path) -> None:
     ]
     layout = json.loads((tmp_path / "neuron" / "plan.json").read_text())["layout"]
     assert layout["device"] == "neuron"
+
+    on = ("runtime.compile=true", "ops.attention=reference", "run.name=compiled")
+    printed = train("tests.train.stand_in_run", config, device[0], *on)
+    assert "torch.compile: norms, attention core and SwiGLU, by neuron" in printed
+    compiled = [r["loss"] for r in read_jsonl(tmp_path / "compiled/metrics.jsonl") if "loss" in r]
+    # fp32, another order of sums: within some ten roundings.
+    assert compiled == pytest.approx([row["loss"] for row in plain], rel=2e-6)
