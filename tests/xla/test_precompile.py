@@ -105,7 +105,8 @@ def test_several_ranks_have_a_cache_each(config: Path, tmp_path: Path) -> None:
     cache = {"XLA_PERSISTENT_CACHE_PATH": str(tmp_path / "compiled")}
     ranks = ["parallel.tp=2", "overlap.mode=ring"]
     first = python("ndtrain", "precompile", str(config), *ranks, **cache)
-    assert "(miss: nothing cached)" in first
+    assert "(miss: " in first  # nothing cached, or the other rank was faster
+    assert "hit" not in first
     folders = sorted(path.name for path in (tmp_path / "compiled").iterdir())
     assert folders == ["graphs", *RANKS]
     names = [{path.name for path in (tmp_path / "compiled" / rank).iterdir()} for rank in RANKS]
