@@ -12,7 +12,7 @@ optimizer: `unfold.py` runs the communications beside it.
                                               gather_1  gather_0                       gather
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -50,11 +50,15 @@ ELSEWHERE = BucketWork(
 
 
 def bucket_schedule(
-    order: Sequence[int], in_background: bool, work: BucketWork = ELSEWHERE
+    order: Sequence[int],
+    in_background: bool,
+    work: BucketWork = ELSEWHERE,
+    needed_last: Collection[int] = (),
 ) -> Schedule:
     """order: of the buckets, in which their gradients are complete. Input: the batch.
 
-    Not in the background, everything waits for everything: the blocking form.
+    needed_last: buckets whose weights the next forward can do without the longest. Not in the
+    background, everything waits for everything: the blocking form.
     """
     graph, blocks = ScheduleBuilder("buckets", ("batch",)), not in_background
     gradients = tuple(f"gradients_{bucket}" for bucket in order)
@@ -69,7 +73,7 @@ def bucket_schedule(
             scatters.append(graph.reduce_scatter(name, value, gradients))
     norm = graph.compute("norm", work.norm, scatters)
     arrived = ""
-    for bucket in update_order(len(order)):
+    for bucket in update_order(len(order), needed_last):
         after = (arrived,) if blocks and arrived else ()
         inputs = (f"scatter_{bucket}", norm)
         updated = graph.compute(f"update_{bucket}", work.update(bucket), inputs, after)
@@ -81,11 +85,12 @@ def bucket_schedule(
             (f"gather_{bucket}",),
             (arrived,) if blocks else (),
         )
-        for bucket in update_order(len(order))
+        for bucket in update_order(len(order), needed_last)
     ]
     return graph.finish(used)
 
 
-def update_order(num_buckets: int) -> list[int]:
+def update_order(num_buckets: int, needed_last: Collection[int] = ()) -> list[int]:
     """The last bucket holds the first layers, which the next forward needs first."""
-    return list(reversed(range(num_buckets)))
+    others = [bucket for bucket in reversed(range(num_buckets)) if bucket not in needed_last]
+    return [*others, *needed_last]

@@ -9,26 +9,23 @@
     traffic.finish()       # before anybody else reads the parameters (a save)
 
 What waits for what is a schedule (`overlap/buckets.py`). Both forms make the same collectives on
-the same buffers: the numbers are equal bit for bit.
+the same buffers: the numbers are equal bit for bit. In the background an embedding's rows come once
+more, ahead of the whole (`row_traffic.py`).
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.overlap.buckets import bucket_schedule, update_order
 from ndtrain.overlap.unfold import Unfolding
-from ndtrain.parallel.apply import EMBEDDING
 from ndtrain.parallel.bucket import Bucket
 from ndtrain.parallel.gradients import sum_replicated_gradients
 from ndtrain.parallel.local_modules import region_of
+from ndtrain.parallel.row_traffic import RowTraffic, row_traffic
 from ndtrain.parallel.shard import Shard
-from ndtrain.parallel.touched_rows import sum_touched_rows
-from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.runtime import Runtime
 
 
@@ -48,12 +45,12 @@ class BucketTraffic:
         self._in_background = in_background and runtime.mesh.data.size > 1
         members = [[member.name for member in bucket.members] for bucket in buckets]
         self._whole, self._order = completion_order(members, shards)
-        self._means = {
-            f"scatter_{index}": partial(self._sum_rows, bucket.members[0].shape)
-            for index, bucket in enumerate(buckets)
-            if self._rows_may_travel(model, bucket)
-        }
-        self.schedule = bucket_schedule(self._order, self._in_background)
+        self._rows = row_traffic(model, buckets, runtime)
+        self._needed_last = () if self._rows is None else (self._rows.index,)
+        self.schedule = bucket_schedule(
+            self._order, self._in_background, needed_last=self._needed_last
+        )
+        self._has_fetched = False  # the rows that the forward since the update began with
         self._reducing: Unfolding | None = None  # of the step whose gradients come in
         self._gathering: Unfolding | None = None  # of the step whose weights go out
         self._armed = False
@@ -83,8 +80,10 @@ class BucketTraffic:
         self._complete = set()
         places = {f"gather_{index}": bucket.values for index, bucket in enumerate(self._buckets)}
         axis, serial = self._runtime.mesh.data, not self._in_background
+        rows = self._rows
+        means = {} if rows is None else {f"scatter_{rows.index}": rows.reduce}
         schedule, runtime = self.schedule, self._runtime
-        self._reducing = Unfolding(schedule, runtime, axis, serial, places, self._means)
+        self._reducing = Unfolding(schedule, runtime, axis, serial, places, means)
 
     def reduce(self) -> None:
         """Leaves in each bucket's `own_gradient` the sum over all ranks that hold the range."""
@@ -115,7 +114,8 @@ class BucketTraffic:
         assert unfolding is not None, "gradients are reduced first"
         self._gathering = unfolding
         unfolding.done("norm", norm)
-        for index in update_order(len(self._buckets)):
+        self._has_fetched = False
+        for index in update_order(len(self._buckets), self._needed_last):
             bucket = self._buckets[index]
             unfolding.begin(f"update_{index}")
             with self._runtime.compute(f"buckets.update_{index}"):
@@ -146,19 +146,6 @@ class BucketTraffic:
         assert self._reducing is not None
         self._complete.add(index)
         self._reducing.done(f"gradients_{index}", self._buckets[index].gradients)
-
-    def _rows_may_travel(self, model: Qwen3, bucket: Bucket) -> bool:
-        """Not of an embedding that is the head too: that one has a gradient in every row."""
-        if model.shape.tie_embeddings or bucket.members[0].name != EMBEDDING:
-            return False
-        size = self._runtime.mesh.data.size
-        return self._runtime.sizes_may_vary and size > 1 and bucket.members[0].shape[0] % size == 0
-
-    def _sum_rows(
-        self, shape: torch.Size, gradient: Tensor, collectives: Collectives, name: str, track: str
-    ) -> Tensor:
-        axis = self._runtime.mesh.data
-        return sum_touched_rows(gradient.view(shape), collectives, axis, name, track).view(-1)
 
     def _hook_parameters(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
@@ -192,9 +179,26 @@ class BucketTraffic:
             names = {region_of(member.name.rpartition(".")[0]) for member in bucket.members}
             for name in names:
                 needed[model.get_submodule(name)].append(index)
+        if self._rows is not None:
+            del needed[model.embedding]
+            model.embedding.register_forward_pre_hook(self._fetching(self._rows))
         for module, indices in needed.items():
             module.register_forward_pre_hook(self._waiting_for(indices))
         model.norm.register_forward_pre_hook(self._waiting_for(list(range(len(self._buckets)))))
+
+    def _fetching(self, rows: RowTraffic) -> Callable[..., None]:
+        """What the first forward begins with comes ahead; the next ones wait for the whole."""
+
+        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            if self._gathering is None:
+                return
+            if self._has_fetched:
+                self._wait(rows.index)
+            else:
+                self._has_fetched = True
+                rows.fetch(*inputs)
+
+        return hook
 
     def _waiting_for(self, indices: list[int]) -> Callable[..., None]:
         def hook(*_: object) -> None:

@@ -1,10 +1,12 @@
-"""The gradient of an embedding between data ranks, where what travels may depend on the data.
+"""An embedding between data ranks, where what travels may depend on the data: on a CPU.
 
     own = sum_touched_rows(gradient, collectives, axis, "buckets.scatter_9", track)
+    fetch_rows(values, rows, collectives, axis, "buckets.gather_9.rows", track)
 
-Most rows of a large vocabulary are touched by no token of a batch, and their gradient is zero: only
-the others travel. That is never more than a reduce-scatter moves. It matters because this gradient
-is the last that backward completes: nothing is left to hide it.
+Most rows of a large vocabulary are touched by no token of a batch: their gradient is zero, and the
+next forward does without them. The gradient travels without those rows, and the rows that forward
+begins with come ahead of the whole. It matters because this gradient is the last that backward
+completes and these weights are the first that forward needs: there is nothing to hide them behind.
 
 V: rows of the embedding held here, d: data ranks; each owns V/d rows.
 """
@@ -41,6 +43,28 @@ def sum_touched_rows(
         else:
             own[touched[rank, axis.rank]] += came[rank]
     return own
+
+
+def fetch_rows(
+    values_VH: Tensor, rows: Tensor, collectives: Collectives, axis: Axis, name: str, track: str
+) -> None:
+    """Writes the rows that this rank wants into values, from whoever owns them; d divides V.
+
+    rows: of any shape, any order and number; what lies outside [0, V) is passed over. Each rank's
+    own V/d rows are right before, and are the others' source.
+    """
+    num_rows = values_VH.shape[0]
+    wanted_V = torch.zeros(num_rows, dtype=torch.uint8)
+    wanted_V[rows[(rows >= 0) & (rows < num_rows)]] = 1
+    wanted_dV = collectives.all_gather(wanted_V[None], axis, name, track).bool()
+    wanted = wanted_dV.unflatten(1, (axis.size, -1))  # [who, whose, V/d]
+    parts = values_VH.unflatten(0, (axis.size, -1))
+    for shift in range(1, axis.size):
+        target, source = (axis.rank + shift) % axis.size, (axis.rank - shift) % axis.size
+        sent = parts[axis.rank][wanted[target, axis.rank]]
+        mine = wanted[axis.rank, source]
+        num_mine = int(mine.sum())
+        parts[source][mine] = exchange_rows(sent, num_mine, collectives, axis, shift, name, track)
 
 
 def exchange_rows(

@@ -51,9 +51,11 @@ def test_reductions_start_inside_backward_and_gathers_outlive_the_step():
     assert gathering == [f"gather_{index}" for index in reversed(range(num_buckets))]
 
 
-def test_a_module_waits_for_its_own_weights_alone() -> None:
-    """The weights that a block needs last arrive only after its first product has begun."""
-    last, first = "layers.0.mlp.down.weight", "layers.0.attention.qkv.product"
+@pytest.mark.parametrize("last", ["layers.0.mlp.down.weight", "embedding.weight"])
+def test_a_module_waits_for_its_own_weights_alone(last: str) -> None:
+    """What arrives only after the first product has begun: the weights that a block needs last, and
+    the rows of the embedding that no token needs."""
+    first = "layers.0.attention.qkv.product"
     has_begun, late = threading.Event(), []
 
     def before(name: str) -> None:
