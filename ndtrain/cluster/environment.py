@@ -12,6 +12,7 @@ neuronx-cc api-reference.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from ndtrain.cluster.rank import RUNTIME_DEVICE
@@ -122,7 +123,8 @@ def _cache(config: Config, instance: Instance) -> Variable:
     if shared is None:
         reason = "on each node's own disk; cluster.compile_cache names a shared folder"
         return Variable(_NATIVE_CACHE, "/var/tmp/ndtrain-neff-cache", reason)
-    return Variable(_NATIVE_CACHE, shared, "cluster.compile_cache: what any node has compiled")
+    folder = str(Path(shared).expanduser())
+    return Variable(_NATIVE_CACHE, folder, "cluster.compile_cache: what any node has compiled")
 
 
 def _runtime(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:

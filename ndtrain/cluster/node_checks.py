@@ -116,7 +116,12 @@ def devices(instance: Instance) -> Finding:
         )
         chips = json.loads(done.stdout)
         cores = sum(chip["nc_count"] for chip in chips)
-        holders = [process["pid"] for chip in chips for process in chip.get("neuron_processes", [])]
+        holders = [
+            process["pid"]
+            for chip in chips
+            for process in chip.get("neuron_processes") or ()
+            if Path(process.get("command", "").partition(" ")[0]).name != "neuron-ls"
+        ]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
         what = f"neuron-ls gave no answer: {type(error).__name__}"
         return Finding("fail", "devices", what, "run `neuron-ls` on the node")

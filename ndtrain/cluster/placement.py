@@ -85,10 +85,12 @@ def _device(config: Config, instance: Instance) -> Iterator[Problem]:
 
 def _groups(config: Config, instance: Instance) -> Iterator[Problem]:
     tp = config.parallel.tp
-    if tp in instance.legal_tp:
-        return
     legal = [size for size in instance.legal_tp if size in legal_tp(config)]
+    if tp in legal:
+        return
     what = f"parallel.tp={tp} is not a size of a group of devices on {instance.name}"
+    if tp in instance.legal_tp:
+        what = f"parallel.tp={tp} suits {instance.name}, and does not fit this model"
     help_text = (
         f"legal tp for this model there: {', '.join(map(str, legal))} ({instance.legal_tp_source})"
     )
@@ -114,18 +116,17 @@ def _what_fits(config: Config, instance: Instance) -> str:
     """For every legal tp the smallest number of nodes."""
     assert instance.device is not None
     fitting = []
+    more = " or more" if instance.is_multi_node else ""
     for tp in (size for size in instance.legal_tp if size in legal_tp(config)):
         for nodes in _NODES_TRIED if instance.is_multi_node else (1,):
             need = state_bytes(_with_tp(config, tp), nodes * instance.num_devices)
             if need <= instance.device.memory_bytes:
-                fitting.append(
-                    f"parallel.tp={tp} on {nodes} node{'s' if nodes > 1 else ''} or more"
-                )
+                number = f"{nodes} node{'s' if nodes > 1 else ''}"
+                fitting.append(f"parallel.tp={tp} on {number}{more}")
                 break
     if not fitting:
         return f"no tp fits on {instance.name}: take a smaller model, or shorter rows"
-    more = " or more" if instance.is_multi_node else ""
-    return f"what fits: {', '.join(fitting)}{more}"
+    return f"what fits: {', '.join(fitting)}"
 
 
 def _with_tp(config: Config, tp: int) -> Config:

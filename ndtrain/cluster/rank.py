@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ndtrain.cluster.compile_cache import shared_cache
+from ndtrain.cluster.variable_names import OWNED, PERMUTES
 from ndtrain.config.load import Loaded, load
 from ndtrain.core.errors import UserError
 from ndtrain.hardware.instances import HARDWARE, Instance, find_instance
@@ -30,6 +31,9 @@ RUNTIME_DEVICE = {"trn1": "xla", "trn2": "neuron", "trn3": "neuron"}
 
 def _check(loaded: Loaded, instance: Instance) -> None:
     device = loaded.config.runtime.device
+    if device == "xla" and os.environ.get(PERMUTES, "0") not in ("", "0"):
+        help_text = f"unset {PERMUTES}, in the shell that calls sbatch too"
+        raise UserError(f"{PERMUTES} is set: {OWNED[PERMUTES]}", "the environment", help_text)
     if instance.device is not None and device != RUNTIME_DEVICE[instance.device.name]:
         wanted = RUNTIME_DEVICE[instance.device.name]
         what = f"runtime.device={device} would leave the devices of {instance.name} idle"

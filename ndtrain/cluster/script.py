@@ -56,8 +56,9 @@ class Job:
 
     def check(self) -> None:
         """Raises UserError or UserErrors unless such a job can train, and go on when requeued."""
-        check(self.config, self.world_size, self.loaded.origins)
+        # First, because it knows which values are legal there.
         check_placement(self.config, self.instance, self.num_nodes, self.loaded.origins)
+        check(self.config, self.world_size, self.loaded.origins)
         if self.config.checkpoint.resume == "never":
             raise UserError(
                 "checkpoint.resume=never: a job that is requeued goes on from its checkpoint",

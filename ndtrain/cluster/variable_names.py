@@ -15,6 +15,7 @@ KNOWN = frozenset(
         "FI_LOG_LEVEL",
         "FI_PROVIDER",
         "NEURON_CC_FLAGS",
+        "NEURON_COLLECTIVE_PERMUTE_TO_ALL_GATHER",
         "NEURON_COMPILE_CACHE_URL",
         "NEURON_CUSTOM_SILU",
         "NEURON_EXTRACT_GRAPHS_ONLY",
@@ -74,8 +75,12 @@ KNOWN = frozenset(
     }
 )
 
-# Set for each rank by torchrun, by the Neuron plugin or by our scripts.
+# Public scripts of other trainers set it, for programs that have no rings.
+PERMUTES = "NEURON_COLLECTIVE_PERMUTE_TO_ALL_GATHER"
+
+# Set for each rank by torchrun, by the Neuron plugin or by our scripts; or to be left as it is.
 OWNED = {
+    PERMUTES: "it makes all-gathers of the hops of rings, which then hide nothing",
     "LOCAL_RANK": "torchrun sets it for each rank",
     "MASTER_ADDR": "torchrun sets it",
     "MASTER_PORT": "torchrun sets it",

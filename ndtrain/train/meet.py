@@ -18,6 +18,7 @@ from ndtrain.core.errors import UserError
 from ndtrain.train.agree import Bystander
 
 MEET_S = 600.0  # torchrun waits as long for the nodes themselves
+_ALL = "ndtrain/all"
 _NAMED = 8  # absent ranks, before they are only counted
 
 
@@ -31,11 +32,13 @@ def meet(rank: int, world_size: int, place: str | None, limit_s: float = MEET_S)
     url = "env://" if place is None else place
     store, _, _ = next(rendezvous(url, rank, world_size, timeout=limit))
     store.set(_key(rank), socket.gethostname())
-    everybody = [_key(other) for other in range(world_size)]
+    # The last one says so: waiting for every rank's key would be a product of ranks and ranks.
+    if store.add("ndtrain/number", 1) == world_size:
+        store.set(_ALL, "1")
     try:
-        store.wait(everybody, limit)
+        store.wait([_ALL], limit)
     except RuntimeError:
-        here = [other for other in range(world_size) if store.check([everybody[other]])]
+        here = [other for other in range(world_size) if store.check([_key(other)])]
         # A job's log has the output of each node's first rank.
         if rank == here[0] or os.environ.get("LOCAL_RANK") == "0":
             raise _absent(here, world_size, limit_s) from None

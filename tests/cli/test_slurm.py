@@ -81,7 +81,7 @@ def test_out_writes_a_file_and_submit_gives_it_to_sbatch(
         ([*CPU, "--sbatch=partition=x"], "--sbatch 'partition=x'"),
         ([*CPU, "--sbatch=--nodes=3"], "the script sets `--nodes` itself"),
         ([*CPU, "--submit", "--out", "x"], "--out and --submit"),
-        ([*CPU, "cluster.environment=[NEURON_RT_LOG_LEVL=INFO]"], "no program reads"),
+        ([*CPU, "cluster.environment=[NEURON_RT_LOG_LEVL=INFO]"], "no program is known"),
         (
             ["--nodes", "2", "--hardware", "trn1.2xlarge", "train.global_batch_size=16"],
             "trn1.2xlarge has no EFA",
@@ -173,6 +173,14 @@ def test_examinations_that_cannot_be(run: Run, arguments: list[str], message: st
     result = run("doctor", "--cluster", *arguments)
     assert result.code == 2
     assert message in result.err
+
+
+def test_what_is_legal_is_what_the_nodes_allow_too(run: Run) -> None:
+    """14B has 40 heads: of the model alone, 4 tensor ranks would do."""
+    job = ("--nodes", "4", "--hardware", "trn1.32xlarge", "train.recompute=none")
+    result = run("slurm", "qwen3_14b+pretrain", *job, "parallel.tp=32")
+    assert result.code == 2
+    assert "help: legal tp for this model there: 1, 2, 8 (" in result.err
 
 
 def test_validate_checks_the_placement_beside_the_rest(run: Run, tmp_path: Path) -> None:

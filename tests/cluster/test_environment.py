@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from ndtrain.cluster.environment import environment
-from ndtrain.cluster.variable_names import KNOWN, OWNED, WITHOUT_EFFECT
+from ndtrain.cluster.variable_names import KNOWN, OWNED, PERMUTES, WITHOUT_EFFECT
 from ndtrain.config.load import load
 from ndtrain.core.errors import UserError, UserErrors
 from ndtrain.hardware.instances import INSTANCES, find_instance
@@ -119,6 +119,7 @@ def test_the_user_adds_replaces_and_leaves_out() -> None:
         ),
         ("FI_PROVIDR=efa", "no program is known", "did you mean `FI_PROVIDER`"),
         ("RANK=0", "`RANK` is not yours to set", "leave it out"),
+        (f"{PERMUTES}=1", "it makes all-gathers of the hops", "leave it out"),
         ("NEURON_RT_VISIBLE_CORES=0", "not yours to set: the Neuron plugin", "leave it out"),
         ("FI_PROVIDER", "is not a variable of the environment", "write NAME=VALUE"),
         ("1X=2", "is not a variable of the environment", "write NAME=VALUE"),

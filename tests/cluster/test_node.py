@@ -9,6 +9,7 @@ import pytest
 
 from ndtrain.cluster import node, rank
 from ndtrain.cluster.node import address_towards, interface_of, ipv4_of
+from ndtrain.cluster.variable_names import PERMUTES
 from ndtrain.core.errors import UserError
 from ndtrain.hardware.instances import HARDWARE, INSTANCES
 
@@ -87,6 +88,15 @@ def test_a_rank_meant_for_a_device_does_not_train_on_a_cpu(
     monkeypatch.setenv(HARDWARE, hardware)
     assert rank.main(arguments) == UserError.exit_code
     assert message in capsys.readouterr().err
+
+
+def test_rings_are_not_undone_by_a_variable_of_other_trainers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(HARDWARE, "trn1.32xlarge")
+    monkeypatch.setenv(PERMUTES, "1")
+    assert rank.main(["tiny", "runtime.device=xla"]) == UserError.exit_code
+    assert "all-gathers of the hops of rings" in capsys.readouterr().err
 
 
 def test_every_instance_of_a_device_has_a_runtime() -> None:

@@ -35,6 +35,11 @@ def chips(number: int, cores: int, **more: object) -> str:
 def test_all_devices_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     neuron_ls(tmp_path, monkeypatch, chips(16, 2))
     assert devices(TRN1_32XLARGE) == ("ok", "devices", "16 chips, 32 cores", "")
+    # It may count itself among the processes.
+    itself = {"pid": 9, "command": "/opt/aws/neuron/bin/neuron-ls -j"}
+    for processes in ([itself], None):
+        neuron_ls(tmp_path, monkeypatch, chips(16, 2, neuron_processes=processes))
+        assert devices(TRN1_32XLARGE).state == "ok"
     # Physical or logical: neuron-ls may count either.
     for cores in (4, 8):
         neuron_ls(tmp_path, monkeypatch, chips(16, cores))
@@ -46,6 +51,7 @@ def test_all_devices_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         (chips(15, 2), 0, "15 chips, 30 cores; trn1.32xlarge has 16 and 32"),
         (chips(16, 2, neuron_processes=[{"pid": 77}]), 0, "held by processes"),
+        (chips(16, 2, neuron_processes=[{"pid": 7, "command": "python x"}]), 0, "held by"),
         ("no devices found", 0, "neuron-ls gave no answer: JSONDecodeError"),
         ("[]", 3, "neuron-ls gave no answer: CalledProcessError"),
         ('{"a": 1}', 0, "neuron-ls gave no answer: TypeError"),

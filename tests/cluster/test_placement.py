@@ -97,6 +97,8 @@ def test_what_fits(size: str, tp: int, hardware: str, nodes: int) -> None:
         # 16 query heads, and 40: neither divides over 32.
         ("qwen3_0.6b", 32, "trn2.48xlarge", 1, "parallel.tp=32 is not", "there: 1, 4, 16 ("),
         ("qwen3_14b", 4, "trn1.32xlarge", 1, "parallel.tp=4 is not", "there: 1, 2, 8 ("),
+        ("qwen3_14b", 32, "trn1.32xlarge", 4, "does not fit this model", "there: 1, 2, 8 ("),
+        ("qwen3_1.7b", 32, "trn1.32xlarge", 4, "does not fit this model", "there: 1, 2, 8 ("),
         ("qwen3_8b", 2, "trn1.32xlarge", 4, "needs at least", "what fits: parallel.tp=8 on 1 node"),
         ("qwen3_32b", 8, "trn1.32xlarge", 4, "needs at least", "parallel.tp=32 on 2 nodes or more"),
         ("qwen3_4b", 2, "trn1.2xlarge", 1, "needs at least", "no tp fits on trn1.2xlarge"),
@@ -112,6 +114,7 @@ def test_what_does_not_fit_is_refused_with_what_does(
         )
     assert message in caught.value.what
     assert help_text in caught.value.help
+    assert "or more or more" not in caught.value.help
 
 
 def test_the_device_follows_the_hardware_unless_somebody_says_otherwise() -> None:
