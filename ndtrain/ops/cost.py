@@ -99,6 +99,8 @@ def _cost_of(func: Any, args: tuple, kwargs: dict, result: Any) -> Cost:
         return _costs[packet](*args, result=result, **kwargs)
     if func.is_view or packet in _FREE:
         return Cost()
+    if packet is torch.ops.aten.index_select:  # it reads what it picks, not all there is
+        return Cost(num_bytes=2 * nbytes(result) + nbytes(args[2]))
     formula = flop_registry.get(packet)
     flops = formula(*args, **kwargs, out_val=result) if formula else 0
     return Cost(flops, nbytes(args, kwargs, result))

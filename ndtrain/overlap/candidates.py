@@ -21,7 +21,7 @@ from ndtrain.overlap.collective_matmul import (
 from ndtrain.overlap.head import HeadTokens, head_schedule
 from ndtrain.overlap.modes import Pass
 from ndtrain.overlap.schedule import Schedule
-from ndtrain.runtime.place import Place
+from ndtrain.runtime.place import Place, TracedPlace
 
 Builder = Callable[[str, Place, Mode], Schedule]
 COLUMN: dict[Pass, Builder] = {"forward": gather_matmul, "backward": column_backward}
@@ -50,9 +50,20 @@ class Sizes:
         return self.sequence_length // self.num_ranks % NUM_CHUNKS
 
 
-def candidate(operation: str, when: Pass, mode: Mode, sizes: Sizes, dtype: torch.dtype) -> Schedule:
-    """As rank 0 of the tensor axis holds it."""
-    place = Place(0, sizes.num_ranks)
+def candidate(
+    operation: str,
+    when: Pass,
+    mode: Mode,
+    sizes: Sizes,
+    dtype: torch.dtype,
+    places_are_data: bool = False,
+) -> Schedule:
+    """As rank 0 of the tensor axis holds it.
+
+    places_are_data: as in a traced graph, where a ring copies what it turns.
+    """
+    size = sizes.num_ranks
+    place = TracedPlace.on(torch.device("meta"), 0, size) if places_are_data else Place(0, size)
     if operation != "head":
         return LINEARS[operation][when](operation, place, mode)
     x, weight, *_ = meta_inputs(operation, when, sizes, dtype)

@@ -11,6 +11,10 @@ doi:10.1145/3567955.3567959). ring2: the same with each chunk in two halves, whi
 own: on two ranks a transfer then hides behind three quarters of the product instead of a half.
 chunk: sub-chunks of the ordinary collective, for backends without send and receive. Only the
 operations know the rank: the graph is the same on all.
+
+Where the place is data not even they do: a ring is that of the first rank, and what is indexed by
+rank is turned, own rows first (`Turn`). That is a copy, so only what is a t-th of the layer wide
+turns; a weight gradient has two turned sides, and its sum another order.
 """
 
 from typing import Literal
@@ -25,11 +29,13 @@ from ndtrain.overlap.operations import (
     Operation,
     Rows,
     StridedRows,
+    Turn,
+    TurnBack,
     WeightGradient,
     Widen,
 )
 from ndtrain.overlap.schedule import Schedule, ScheduleBuilder, Stream
-from ndtrain.runtime.place import Place
+from ndtrain.runtime.place import Place, TracedPlace
 
 Mode = Literal["off", "bulk", "chunk", "ring", "ring2"]
 MODES: tuple[Mode, ...] = ("off", "bulk", "chunk", "ring", "ring2")
@@ -55,7 +61,8 @@ def matmul_scatter(name: str, place: Place, mode: Mode) -> Schedule:
     """(x [S, B, in], weight [out, in]) -> own rows [S/t, B, out] of the sum over the ranks."""
     graph = ScheduleBuilder(name, ("x", "weight"))
     if mode in HALVES:
-        y = _RunningSums(graph, Linear(), "x", place, HALVES[mode]).finish()
+        x = _turned(graph, "x", place)
+        y = _RunningSums(graph, Linear(), x, place, HALVES[mode]).finish()
     elif mode == "chunk":
         y = graph.compute(
             "y", _in_order(NUM_CHUNKS), _chunked_scatter(graph, Linear(), "x", place.size)
@@ -76,8 +83,9 @@ def column_backward(name: str, place: Place, mode: Mode) -> Schedule:
     if mode in HALVES:
         hops = _Hops(graph, "x", place, HALVES[mode])
         hops.start()
-        sums = _RunningSums(graph, InputGradient(), "dy", place, HALVES[mode])
-        dweight = graph.compute("dweight", WeightGradient(), ("dy", hops.gathered()))
+        dy = _turned(graph, "dy", place)
+        sums = _RunningSums(graph, InputGradient(), dy, place, HALVES[mode])
+        dweight = graph.compute("dweight", WeightGradient(), (dy, hops.gathered()))
         return graph.finish((sums.finish(), dweight))
     x_full = graph.all_gather("gather", "x")
     if mode == "chunk":
@@ -101,10 +109,11 @@ def row_backward(name: str, place: Place, mode: Mode) -> Schedule:
 
     The gathered dy serves the dgrad, chunk by chunk, and the wgrad, whole.
     """
-    graph = ScheduleBuilder(name, ("dy", "x", "weight"))
+    graph, x = ScheduleBuilder(name, ("dy", "x", "weight")), "x"
     if mode in HALVES:
         hops = _Hops(graph, "dy", place, HALVES[mode])
         dx, dy_full = hops.product(InputGradient()), hops.gathered()
+        x = _turned(graph, "x", place)
     elif mode == "chunk":
         parts = _chunked_gather(graph, "dy")
         dx = _chunked_product(graph, InputGradient(), parts, place.size)
@@ -112,8 +121,15 @@ def row_backward(name: str, place: Place, mode: Mode) -> Schedule:
     else:
         dy_full = graph.all_gather("gather", "dy")
         dx = graph.compute("product", InputGradient(), (dy_full, "weight"))
-    dweight = graph.compute("dweight", WeightGradient(), (dy_full, "x"))
+    dweight = graph.compute("dweight", WeightGradient(), (dy_full, x))
     return graph.finish((dx, dweight))
+
+
+def _turned(graph: ScheduleBuilder, value: str, place: Place) -> str:
+    """All rows in the order in which the schedule counts."""
+    if not isinstance(place, TracedPlace):
+        return value
+    return graph.compute(f"turned_{value}", Turn(place), (value,))
 
 
 class _Hops:
@@ -135,7 +151,7 @@ class _Hops:
                 graph.compute(f"local_{part}", Rows(part, num_parts), (local,))
                 for part in range(num_parts)
             ]
-        self._keep(own, place.rank)
+        self._keep(own, place.counted)
         self._latest = {1: own, -1: own}
 
     def product(self, operation: Operation) -> str:
@@ -148,19 +164,19 @@ class _Hops:
             products.append(graph.compute(f"product_{index}", operation, (value, "weight")))
             if (index + 1) % self._num_parts == 0:
                 self._issue(1)
-        return graph.compute("joined_product", self._join(), products)
+        joined = graph.compute("joined_product", Join(tuple(self._blocks)), products)
+        if not isinstance(self._place, TracedPlace):
+            return joined
+        return graph.compute("turned_back", TurnBack(self._place), (joined,))
 
     def start(self) -> None:
         """All shards on their way; joining them is left for later, where compute would wait."""
         self._issue(self._place.size)
 
     def gathered(self) -> str:
-        """All shards in rank order."""
+        """All shards in rank order, or turned."""
         self.start()
-        return self._graph.compute("gathered", self._join(), self._values)
-
-    def _join(self) -> Join:
-        return Join(tuple(self._blocks), self._place)
+        return self._graph.compute("gathered", Join(tuple(self._blocks)), self._values)
 
     def _issue(self, count: int) -> None:
         for shift, distance in self._sides[:count]:
@@ -169,7 +185,7 @@ class _Hops:
                 for index, value in enumerate(self._latest[shift], len(self._values))
             ]
             self._latest[shift] = moved
-            self._keep(moved, (self._place.rank - shift * distance) % self._place.size)
+            self._keep(moved, (self._place.counted - shift * distance) % self._place.size)
         del self._sides[:count]
 
     def _keep(self, parts: list[str], source: int) -> None:
@@ -192,16 +208,16 @@ class _RunningSums:
         place: Place,
         num_parts: int,
     ) -> None:
-        """num_parts: of a shard; the sum of each travels on its own."""
+        """local: turned. num_parts: of a shard; the sum of each travels on its own."""
         self._graph, size = graph, place.size
         count = num_parts if size > 1 else 1
         arrived, self._own = [""] * count, [""] * count
         for step in range(size):
-            owner = (place.rank - 1 - step) % size
+            owner = (place.counted - 1 - step) % size
             for part in range(count):
                 half = "" if count == 1 else f"_{part}"
                 label = f"{step}{half}"
-                rows = Rows(owner * count + part, size * count, place)
+                rows = Rows(owner * count + part, size * count)
                 read = graph.compute(f"rows_{label}", rows, (local,))
                 own = graph.compute(f"part_{label}", operation, (read, "weight"))
                 if step == size - 1:

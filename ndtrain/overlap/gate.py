@@ -108,14 +108,20 @@ def decide(
     figures: Figures | None,
     dtype: torch.dtype,
     has_permute: bool = True,
+    places_are_data: bool = False,
 ) -> Decision:
-    """figures: None if nothing has to be weighed. has_permute: if not, no ring is weighed."""
+    """figures: None if nothing has to be weighed. has_permute: if not, no ring is weighed.
+
+    places_are_data: as in `candidate`.
+    """
     choices = []
     for operation, when in CANDIDATES:
         if sizes.num_ranks == 1:
             choices.append(Choice(operation, when, "off"))
             continue
-        weighed = _Weighed(operation, when, sizes, dtype, _limit(settings), has_permute)
+        weighed = _Weighed(
+            operation, when, sizes, dtype, _limit(settings), has_permute, places_are_data
+        )
         fixed = getattr(settings, operation) or _fixed(settings)
         if fixed is not None:
             _refuse_uneven(operation, fixed, sizes)
@@ -166,8 +172,10 @@ class _Weighed:
         dtype: torch.dtype,
         limit: float,
         has_permute: bool,
+        places_are_data: bool,
     ) -> None:
         """limit: bytes that a form may hold above the blocking one."""
+        self._places_are_data = places_are_data
         self._operation, self._when, self._limit = operation, when, limit
         self._sizes, self._size, self._dtype = sizes, sizes.num_ranks, dtype
         self._inputs = meta_inputs(operation, when, sizes, dtype)
@@ -210,4 +218,6 @@ class _Weighed:
         return extra_bytes(self._schedule(mode), blocking, self._inputs, self._size)
 
     def _schedule(self, mode: Mode) -> Schedule:
-        return candidate(self._operation, self._when, mode, self._sizes, self._dtype)
+        return candidate(
+            self._operation, self._when, mode, self._sizes, self._dtype, self._places_are_data
+        )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ndtrain.ops.norm import wide
-from ndtrain.runtime.place import ALONE, Place
+from ndtrain.runtime.place import TracedPlace
 
 
 class Operation(Protocol):
@@ -87,19 +87,16 @@ class WeightGradient:
 
 @dataclass(frozen=True)
 class Rows:
-    """Chunk `index` of `count` equal chunks of the rows: a view.
-
-    place: of the rank, if on other ranks the index is another.
-    """
+    """Chunk `index` of `count` equal chunks of the rows: a view."""
 
     index: int
     count: int
-    place: Place = ALONE
 
     def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
         (x,) = tensors
         assert out is None, "a view has no buffer of its own"
-        return self.place.rows(x, self.index, self.count)
+        size = x.shape[0] // self.count
+        return x.narrow(0, self.index * size, size)
 
 
 @dataclass(frozen=True)
@@ -122,15 +119,38 @@ class Join:
     """Values of equal shape below each other: input i becomes block order[i].
 
     The executor lets the inputs be written in place where it can.
-    place: of the rank, if on other ranks the order is another.
     """
 
     order: tuple[int, ...]
-    place: Place = ALONE
 
     def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
         assert out is None, "joined values are not joined again"
-        return self.place.join([tensors[self.order.index(block)] for block in range(len(tensors))])
+        blocks = [tensors[self.order.index(block)] for block in range(len(tensors))]
+        return torch.cat(blocks)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """[S, ...] in rank order -> the own rows first, then the next rank's, around the axis."""
+
+    place: TracedPlace
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        (x,) = tensors
+        assert out is None, "a turned value is read in parts"
+        return self.place.turn(x)
+
+
+@dataclass(frozen=True)
+class TurnBack:
+    """Undoes Turn: rank order again."""
+
+    place: TracedPlace
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        (x,) = tensors
+        assert out is None, "what is joined is not joined again"
+        return self.place.turn_back(x)
 
 
 @dataclass(frozen=True)

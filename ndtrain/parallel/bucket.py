@@ -58,13 +58,13 @@ class Bucket:
         flat = torch.zeros(padded, dtype=wide(dtype))
         for member in self.members:
             self.view(flat, member).copy_(initial[member.name])
-        own = flat[self.start : self.stop].clone() if place.is_data else None  # on the host
-        flat = flat.to(device or "cpu")
-        self.values = flat.to(dtype)
-        self._is_shared = flat.dtype == dtype and own is None
-        own = flat[self.start : self.stop] if own is None else own.to(flat.device)
+        there = flat.to(device or "cpu")
+        self.values = there.to(dtype)
+        self.gradients = torch.zeros_like(there)
+        self._is_shared = there.dtype == dtype and not place.is_data
+        # A range that no graph may know is cut out on the host.
+        own = (flat if place.is_data else there)[self.start : self.stop].to(there.device)
         self.master = nn.Parameter(own if self._is_shared else own.clone())
-        self.gradients = torch.zeros_like(flat)
 
     def view(self, flat: Tensor, member: Member) -> Tensor:
         return flat[member.offset : member.stop].view(member.shape)

@@ -144,7 +144,8 @@ def decide_on(
         assert machine is not None
         figures = _figures(runtime, machine, dtype)
     sizes = operation_sizes(shape, sequence_length, batch_size, size)
-    decision = decide(settings, sizes, figures, DTYPES[dtype], runtime.has_permute)
+    places_are_data = runtime.place(runtime.mesh.tensor).is_data
+    decision = decide(settings, sizes, figures, DTYPES[dtype], runtime.has_permute, places_are_data)
     # Ranks measure different figures: the first one's decision holds for all.
     return Decision.from_json(gather_json(runtime, decision.to_json(), "plan")[0]), figures
 

@@ -109,6 +109,12 @@ def test_bytes_are_what_is_read_and_written() -> None:
     assert counter.total.num_bytes == 2 * (3 * 4 * 30) + 3 * 120 * 2
 
 
+def test_a_gather_reads_what_it_picks() -> None:
+    with CostCounter() as counter:
+        torch.zeros(100, 6).index_select(0, torch.tensor([3, 5]))
+    assert counter.by_op["aten.index_select"] == Cost(0, 2 * 2 * 6 * 4 + 2 * 8)
+
+
 def test_costs_add_up() -> None:
     assert Cost(1, 2, 3) + Cost(10, 20, 2) == Cost(11, 22, 3)
     tensors = [torch.zeros(3), (torch.zeros(2, 2, dtype=torch.bfloat16), None), 4]

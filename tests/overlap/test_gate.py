@@ -7,11 +7,13 @@ import torch
 
 from ndtrain.config.schema import Overlap
 from ndtrain.core.errors import UserError
-from ndtrain.overlap.candidates import Sizes
-from ndtrain.overlap.collective_matmul import MODES
+from ndtrain.overlap.candidates import CANDIDATES, Sizes, candidate, meta_inputs
+from ndtrain.overlap.collective_matmul import HALVES, MODES, Mode
 from ndtrain.overlap.gate import MARGIN, Choice, Decision, decide, needs_figures
-from ndtrain.overlap.modes import OPERATIONS
+from ndtrain.overlap.memory import held_bytes
+from ndtrain.overlap.modes import OPERATIONS, Pass
 from ndtrain.overlap.node_cost import Figures
+from ndtrain.overlap.timeline import simulate
 
 SIZES = Sizes(
     num_ranks=2,
@@ -55,6 +57,32 @@ def test_a_device_that_cannot_send_to_a_neighbour_gets_no_ring() -> None:
     without = decide(Overlap(), SIZES, machine, torch.float32, has_permute=False)
     assert "ring" not in modes_of(without)
     assert "chunk" in modes_of(without)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("operation", "when"), [c for c in CANDIDATES if c[0] != "head"])
+def test_chunks_that_are_told_apart_by_data_are_copies_and_weighed_as_such(
+    operation: str, when: Pass, mode: Mode
+) -> None:
+    """Of a ring; no other form has a chunk that depends on the rank."""
+    tensors = meta_inputs(operation, when, SIZES, torch.float32)
+    seconds, held = [], []
+    for are_data in (False, True):
+        schedule = candidate(operation, when, mode, SIZES, torch.float32, are_data)
+        seconds.append(simulate(schedule, tensors, 2, figures(125e6)).makespan_s)
+        held.append(held_bytes(schedule, tensors, 2))
+    is_ring = mode in HALVES
+    assert (seconds[1] > seconds[0]) == is_ring
+    assert held[1] >= held[0]
+    if not is_ring:
+        assert (seconds[1], held[1]) == (seconds[0], held[0])
+
+
+def test_a_ring_that_gains_less_than_its_copies_cost_is_not_chosen_where_it_makes_them() -> None:
+    machine = replace(figures(2e9), matmul_flops=300e9)
+    for are_data in (False, True):
+        decision = decide(Overlap(), SIZES, machine, torch.float32, places_are_data=are_data)
+        assert are_data == modes_of(decision).isdisjoint(HALVES)
 
 
 def test_overheads_that_exceed_the_gain_leave_it_blocking() -> None:

@@ -13,16 +13,12 @@ def traced(rank: int, size: int) -> TracedPlace:
 
 
 @pytest.mark.parametrize(("rank", "size"), RANKS)
-@pytest.mark.parametrize("of_each", [1, 2])
-def test_rows_and_joined_rows_are_those_of_the_number(rank: int, size: int, of_each: int) -> None:
-    count = size * of_each
-    x = torch.randn(3 * count, 2, 5)
-    number, data = Place(rank, size), traced(rank, size)
-    chunks = [data.rows(x, index, count) for index in range(count)]
-    for index, chunk in enumerate(chunks):
-        assert torch.equal(chunk, number.rows(x, index, count))
-    assert torch.equal(data.join(chunks), x)
-    assert torch.equal(number.join(chunks), x)
+def test_turned_rows_begin_with_the_own_ones_and_turn_back(rank: int, size: int) -> None:
+    x, place = torch.randn(3 * size, 2, 5), traced(rank, size)
+    turned = place.turn(x)
+    assert torch.equal(turned, torch.cat([x[3 * rank :], x[: 3 * rank]]))
+    assert torch.equal(turned[3 * place.counted :][:3], x[3 * rank :][:3])
+    assert torch.equal(place.turn_back(turned), x)
 
 
 @pytest.mark.parametrize(("rank", "size"), RANKS)

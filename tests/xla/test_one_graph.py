@@ -19,9 +19,7 @@ from ndtrain.overlap.collective_matmul import MODES, Mode
 from ndtrain.overlap.modes import Modes
 from ndtrain.parallel.zero_hlo import TracedStep, narrow
 from ndtrain.parallel.zero_traced import TracedAdamW
-from ndtrain.runtime.mesh import Axis
-from ndtrain.runtime.place import Place
-from ndtrain.runtime.runtime import Runtime
+from ndtrain.runtime.place import Place, TracedPlace
 from ndtrain.runtime.xla import hlo_text, trace_xla
 from tests.xla.small_run import SHAPE
 
@@ -89,25 +87,19 @@ def test_so_it_is_in_either_dtype_and_for_all_that_a_run_compiles(
     assert all(other == first for other in others)
 
 
-def numbers(self: Runtime, axis: Axis) -> Place:
-    """The mutant: places as the host knows them."""
-    return Place(axis.rank, axis.size)
-
-
-def numbers_of(name: str) -> Callable[[Runtime, Axis], Place]:
-    place = Runtime.place
-    return lambda self, axis: (numbers if axis.name == name else place)(self, axis)
-
-
 @pytest.mark.parametrize(
-    ("axis", "rank", "mode"),
-    [("tensor", 1, "off"), ("tensor", 1, "ring"), ("data", 2, "off"), ("data", 2, "ring")],
+    ("what", "number", "rank", "mode"),
+    [
+        ("from_first", Place.from_first, 1, "off"),  # rows of the vocabulary
+        ("counted", Place.counted, 1, "ring"),
+        ("is_data", Place.is_data, 2, "off"),  # own ranges of buckets
+    ],
 )
-def test_a_place_that_is_a_number_makes_another_graph(
-    axis: str, rank: int, mode: Mode, monkeypatch: pytest.MonkeyPatch
+def test_a_number_in_place_of_data_makes_another_graph(
+    what: str, number: object, rank: int, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rank differs from the first in its place on that axis alone."""
-    monkeypatch.setattr(Runtime, "place", numbers_of(axis))
+    """The rank differs from the first in its place on one axis alone."""
+    monkeypatch.setattr(TracedPlace, what, number)
     assert graph(rank, 2, 2, 4, mode) != graph(0, 2, 2, 4, mode)
 
 
