@@ -63,6 +63,9 @@ def test_a_compiled_graph_keeps_no_more_for_backward_than_the_op(name: str) -> N
     assert derived > 2 * ours or name == "rope"  # whose gradient needs the tables alone
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 13), reason="torch 2.9 keeps the scores and not their log-sum-exp"
+)
 def test_compiled_attention_keeps_no_scores() -> None:
     length, batch, num_heads = 128, 2, 4
     inputs = _random(0, *[(length, batch, num_heads, 4)] * 3)
