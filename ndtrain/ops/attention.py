@@ -223,6 +223,23 @@ def _backward(ctx, dout: Tensor, _: Tensor):  # type: ignore[no-untyped-def]
 attention_forward.register_autograd(_backward, setup_context=_setup)
 
 
+class _CompiledReference(torch.autograd.Function):
+    """`reference` as PyTorch's own operations; no S x S scores are kept for backward."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, starts, scale):  # type: ignore[no-untyped-def]
+        out, lse = _reference_forward(q, k, v, starts, scale)
+        ctx.save_for_backward(q, k, v, out, lse, starts)
+        ctx.scale = scale
+        ctx.mark_non_differentiable(lse)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout: Tensor, _: Tensor):  # type: ignore[no-untyped-def]
+        q, k, v, out, lse, starts = ctx.saved_tensors
+        return *_reference_backward(dout, q, k, v, out, lse, starts, ctx.scale), None, None
+
+
 def attention(
     q_SBND: Tensor,
     k_SBKD: Tensor,
@@ -239,7 +256,7 @@ def attention(
     arguments = (q_SBND, k_SBKD, v_SBKD, starts_BS, scale)
     if torch.compiler.is_compiling():
         if implementation == "reference":
-            return _reference_forward(*arguments)
+            return _CompiledReference.apply(*arguments)
         if implementation == "nki":
             return torch.ops.ndtrain.nki_attention(*arguments)
     return attention_forward(*arguments, implementation)

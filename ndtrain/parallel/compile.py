@@ -6,7 +6,8 @@
 region is one graph (`fullgraph`) of fixed shapes, shared by the layers; gradients off is another. A
 shape too many ends the run: PyTorch's limit is 8 graphs of a function.
 
-What a region keeps for backward is its backend's choice.
+The ops are written so that backward keeps no more than that of the eager ones; a backend that moves
+work between the two halves, as inductor does, may keep more.
 """
 
 import torch

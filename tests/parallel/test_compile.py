@@ -56,6 +56,9 @@ def compiled_run(rank: int, case: Case) -> Compiled:
         return Compiled(outcome, backend.num_compiled, backend.num_runs)
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 13), reason="torch 2.9 compiles anew at each call inside a watch"
+)
 @pytest.mark.parametrize("case", CASES)
 def test_a_compiled_run_has_the_eager_curve_and_its_streams_no_race(case: Case) -> None:
     """In fp64, where the order of a sum is all that differs: a thousandth of fp32's rounding."""
