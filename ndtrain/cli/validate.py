@@ -35,13 +35,17 @@ def validate(
 ) -> int:
     """Check configs, without hardware.
 
-    CONFIGS are presets, sizes joined to recipes by +, or YAML files. Exit code 0 when all are
-    right, 2 otherwise.
+    CONFIGS are presets, sizes joined to recipes by +, or YAML files; a.b=v among them is set in
+    each. Exit code 0 when all are right, 2 otherwise.
     """
+    overrides = tuple(argument for argument in configs if "=" in argument)
+    configs = tuple(argument for argument in configs if "=" not in argument)
+    if not configs:
+        raise UserError("there is no config to check", "the command line", "`ndtrain config ls`")
     if hardware is None and nodes is not None:
         raise UserError("--nodes without --hardware", "the command line", "say what a node is")
     place = None if hardware is None else _place(hardware, nodes or 1, world_size)
-    found = {config: problems(config, world_size, place) for config in configs}
+    found = {config: problems(config, overrides, world_size, place) for config in configs}
     if as_json:
         terminal.print_json([_as_json(config, errors) for config, errors in found.items()])
     else:
@@ -50,7 +54,7 @@ def validate(
             if place is not None and place[0].device is not None and not errors:
                 from ndtrain.cluster.placement import load_for, predict
 
-                loaded = load_for(config, (), place[0])
+                loaded = load_for(config, overrides, place[0])
                 click.echo(f"      {predict(loaded.config, *place)}")
     return UserError.exit_code if any(found.values()) else 0
 
@@ -66,14 +70,16 @@ def _place(hardware: str, nodes: int, world_size: int | None) -> Place:
     return instance, nodes
 
 
-def problems(config: str, world_size: int | None, place: Place | None = None) -> list[UserError]:
+def problems(
+    config: str, overrides: tuple[str, ...], world_size: int | None, place: Place | None = None
+) -> list[UserError]:
     """What is wrong with one config; empty when nothing is."""
     from ndtrain.cluster.placement import check_placement, load_for
     from ndtrain.config import checks
     from ndtrain.config.load import load
 
     try:
-        loaded = load(config) if place is None else load_for(config, (), place[0])
+        loaded = load(config, overrides) if place is None else load_for(config, overrides, place[0])
     except UserError as error:
         return _each(error)
     ranks = world_size or checks.world_size(loaded.config)

@@ -30,6 +30,18 @@ def test_a_world_size_that_does_not_fit(run: Run) -> None:
     assert "parallel.tp=2 does not divide the world size 3" in result.err
 
 
+def test_overrides_are_set_in_every_config(run: Run) -> None:
+    names = ("quickstart", "qwen3_8b+pretrain")
+    assert run("validate", *names, "--world-size", "8", "parallel.tp=8").code == 0
+    result = run("validate", *names, "--world-size", "8", "parallel.tp=3")
+    assert result.err.count("parallel.tp=3 does not divide the world size 8") == 2
+    result = run("validate", *names, "train.steps=7", "optim.lr=-1")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.count("optim.lr=-1") == 2
+    result = run("validate", "train.steps=7")
+    assert (result.code, result.err.splitlines()[0]) == (2, "error: there is no config to check")
+
+
 def test_json(run: Run) -> None:
     result = run("validate", "quickstart", "nothing", "--json")
     good, bad = json.loads(result.out)
