@@ -103,6 +103,10 @@ def _compiler(config: Config, instance: Instance, num_nodes: int) -> Iterator[Va
         # Of the program that torch-xla calls the compiler by, and no flag of the compiler.
         flags.append("--retry_failed_compilation")
         reasons.append("a failure is not kept in the cache")
+        if config.train.recompute != "none":
+            # Neuron SDK, activation_memory_reduction_developer_guide.
+            flags.append("-O1")
+            reasons.append("above it the compiler may merge recomputation with the forward")
     if instance.cores_per_device > 1:
         flags.append(f"--lnc={instance.cores_per_device}")
         reasons.append(f"a device is {instance.cores_per_device} cores")

@@ -219,9 +219,6 @@ def _traced(config: Config, world_size: int | None) -> Iterator[Problem]:
         what = "overlap.mode=serial on xla: its compiler decides what runs at the same time"
         keys = ("overlap.mode", "runtime.device")
         yield Problem(what, keys, "legal on xla: auto, off, bulk, chunk, ring, ring2")
-    if config.train.recompute != "none":
-        what = f"train.recompute={config.train.recompute} on xla: its compiler merges what is equal"
-        yield Problem(what, ("train.recompute", "runtime.device"), "legal on xla: none")
     if config.train.offload_activations:
         what = "train.offload_activations on xla: a traced step has no stream for the copies"
         yield Problem(what, ("train.offload_activations", "runtime.device"), "set it to false")

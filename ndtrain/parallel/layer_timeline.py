@@ -10,7 +10,6 @@ running it, forward and backward, under a CostCounter.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,8 @@ from ndtrain.overlap.node_cost import Figures, compute_seconds
 from ndtrain.overlap.timeline import Timeline, TimelineSpan, simulate
 from ndtrain.parallel.layer_schedules import meta_model
 from ndtrain.parallel.linear import ColumnParallelLinear, RowParallelLinear
+from ndtrain.parallel.recompute import Recompute
 from ndtrain.runtime.runtime import still
-
-Recompute = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,65 @@
 """Activation checkpointing of the plain or parallel model.
 
+    recompute(model, "selective", runtime.trace)    # changes the modules in place
+
 none: every activation is kept. selective: the attention core (QK-norm, RoPE, attention) and SwiGLU
 are computed again in backward: large activations, few FLOPs, no collective inside. full: whole
 blocks, their gathers included; the last reduce-scatter of a block is not run again, because
 recomputation stops at the last tensor that backward needs.
+
+In a traced graph computing again what is there already is what a compiler undoes: it merges equal
+instructions, and nothing keeps it from running what is ready early. So there a recomputation begins
+at a copy of its input behind an optimization barrier, together with the gradient of its output.
 """
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ndtrain.models.qwen3.model import AttentionCore, Block, Qwen3, SwiGLU
+from ndtrain.runtime.traced import Trace
 
-_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
+Recompute = Literal["none", "selective", "full"]
+
+_MODULES: dict[Recompute, tuple[type[nn.Module], ...]] = {
     "none": (),
     "selective": (AttentionCore, SwiGLU),
     "full": (Block,),
 }
+# No dropout anywhere: there is no random state to restore.
+_checkpoint = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
-def recompute(model: Qwen3, mode: Literal["none", "selective", "full"]) -> None:
-    """Changes `forward` of the chosen modules in place; parameter names stay as they are."""
+def recompute(model: Qwen3, mode: Recompute, trace: Trace | None = None) -> None:
+    """Changes `forward` of the chosen modules in place; parameter names stay as they are.
+
+    trace: of a runtime that records its step as one graph.
+    """
+    run = _checkpoint if trace is None else functools.partial(_recorded, trace)
     for module in model.modules():
         if isinstance(module, _MODULES[mode]):
-            # No dropout anywhere: there is no random state to restore.
-            module.forward = functools.partial(
-                checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False
-            )
+            module.forward = functools.partial(run, module.forward)
+
+
+def _recorded(trace: Trace, forward: Callable[..., Tensor], x: Tensor, *shared: Any) -> Tensor:
+    """forward(x, *shared), recorded again in backward once the gradient of its result is there.
+
+    shared: what all blocks read (rotary tables, starts of documents). It stays as it is: nothing of
+    a block's size is computed from it alone.
+    """
+    gradients: list[Tensor] = []  # of the result; in forward there is none
+
+    def run() -> Tensor:
+        if not gradients:
+            return forward(x, *shared)
+        (again,) = trace.tie([x.detach()], after=[gradients.pop()])
+        return forward(again.requires_grad_(x.requires_grad), *shared)
+
+    # Without arguments: for tensors of xla among them torch 2.9 asks for a module `torch.xla`.
+    y = _checkpoint(run)
+    if y.requires_grad:
+        y.register_hook(gradients.append)
+    return y

@@ -19,6 +19,7 @@ from ndtrain.overlap.lowering import Comparison
 from ndtrain.overlap.modes import BLOCKING, Modes
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.parallel.recompute import Recompute, recompute
 from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.mesh import axis_lines
 from ndtrain.runtime.runtime import Runtime
@@ -62,6 +63,7 @@ class TracedStep:
         in_background: bool,
         modes: Modes = BLOCKING,
         dtype: torch.dtype = torch.float32,
+        recomputed: Recompute = "none",
     ) -> "TracedStep":
         with torch.device("meta"):
             model = Qwen3(shape, "reference")  # the kernels have no collective inside
@@ -77,6 +79,7 @@ class TracedStep:
             bucket_bytes=4 * matrices // NUM_BUCKETS,
             in_background=in_background,
         )
+        recompute(model, recomputed, runtime.trace)
         return cls(model, optimizer, runtime)
 
     def hlo(self) -> str:

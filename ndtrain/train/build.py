@@ -118,7 +118,7 @@ def build(
         runtime.trace.run("the initial state", log)
     if config.runtime.compile:
         _compile(model, config.runtime.device, implementation, log)
-    recompute(model, config.train.recompute)
+    recompute(model, config.train.recompute, runtime.trace)
     if config.train.offload_activations:
         offload_activations(model, runtime)
     record_local_modules(model, runtime)

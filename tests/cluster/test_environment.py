@@ -50,6 +50,22 @@ def test_each_stack_has_the_cache_that_it_reads() -> None:
 
 
 @pytest.mark.parametrize(
+    ("hardware", "mode", "is_bound"),
+    [
+        ("trn1.32xlarge", "full", True),
+        ("trn1.32xlarge", "selective", True),
+        ("trn1.32xlarge", "none", False),
+        ("trn2.48xlarge", "full", False),  # no graph there has a forward and its recomputation
+    ],
+)
+def test_what_is_recomputed_is_not_to_be_merged_with_the_forward(
+    hardware: str, mode: str, is_bound: bool
+) -> None:
+    flags = variables(hardware, f"train.recompute={mode}")["NEURON_CC_FLAGS"].split()
+    assert ("-O1" in flags) == is_bound
+
+
+@pytest.mark.parametrize(
     "name", ["XLA_FLAGS", "NEURON_RT_RESET_CORES", "TORCH_NEURONX_COMPLEX_DECOMPOSE", "FI_MR_CACHE"]
 )
 def test_a_variable_that_is_on_no_list_is_taken(name: str) -> None:

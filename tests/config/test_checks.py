@@ -232,7 +232,6 @@ def test_divisors_and_legal_tp() -> None:
             "overlap.mode=serial on xla",
             "auto, off, bulk, chunk, ring",
         ),
-        (["train.recompute=full"], "train.recompute=full on xla", "none"),
         (["observe.trace_steps=[1, 2]"], "observe.trace_steps on xla", "the device's profiler"),
         (["train.offload_activations=true"], "train.offload_activations on xla", "false"),
     ],
@@ -246,6 +245,11 @@ def test_what_a_traced_step_cannot_do_is_refused(overrides, what: str, help_text
 @pytest.mark.parametrize("mode", ["auto", "off", "bulk", "chunk", "ring"])
 def test_a_traced_step_has_every_form_and_the_table_s_choice(mode: str) -> None:
     check(config_of("runtime.device=xla", "parallel.tp=2", f"overlap.mode='{mode}'"), 2)
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_a_traced_step_has_recompute(mode: str) -> None:
+    check(config_of("runtime.device=xla", "parallel.tp=2", f"train.recompute={mode}"), 2)
 
 
 @pytest.mark.parametrize(

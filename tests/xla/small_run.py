@@ -14,6 +14,7 @@ from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.overlap.modes import Modes
 from ndtrain.parallel.apply import Source, parallelize
 from ndtrain.parallel.initialize import RandomWeights
+from ndtrain.parallel.recompute import Recompute, recompute
 from ndtrain.parallel.zero import ShardedAdamW
 from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.runtime import Runtime, start_cpu
@@ -46,6 +47,7 @@ def start(
     mode: str = "off",
     dtype: torch.dtype = torch.float32,
     source: Source | None = None,
+    recomputed: Recompute = "none",
 ) -> Small:
     """source: of the weights, by default random ones, the same on every runtime."""
     with torch.device("meta"):
@@ -56,6 +58,7 @@ def start(
     bucket_bytes = 40_000  # two of matrices
     in_background = mode != "off"
     optimizer = make(model, shards, source, runtime, OPTIM, dtype, bucket_bytes, in_background)
+    recompute(model, recomputed, runtime.trace)
     return Small(runtime, model, optimizer)
 
 
@@ -108,10 +111,13 @@ def train_on_cpu(num_steps: int, dtype: torch.dtype) -> Curve:
     return train(start(start_cpu(1, 1, SHAPE.num_kv_heads), dtype=dtype), num_steps)
 
 
-def train_rank(rank: int, tp: int, dp: int, mode: str, num_steps: int) -> Curve:
+def train_rank(
+    rank: int, tp: int, dp: int, mode: str, num_steps: int, recomputed: Recompute = "none"
+) -> Curve:
     """A rank of a pool, on torch-xla's CPU device; names in graphs would only cost time."""
     for name in ("XLA_IR_DEBUG", "XLA_HLO_DEBUG"):
         os.environ.pop(name, None)
     from ndtrain.runtime.start_xla import start_xla
 
-    return train(start(start_xla(tp, dp, SHAPE.num_kv_heads), mode), num_steps)
+    runtime = start_xla(tp, dp, SHAPE.num_kv_heads)
+    return train(start(runtime, mode, recomputed=recomputed), num_steps)

@@ -17,6 +17,7 @@ pytest.importorskip("torch_xla", reason="torch-xla is not installed")
 from ndtrain.models.qwen3.shape import Shape
 from ndtrain.overlap.collective_matmul import MODES, Mode
 from ndtrain.overlap.modes import Modes
+from ndtrain.parallel.recompute import Recompute
 from ndtrain.parallel.zero_hlo import TracedStep, narrow
 from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.place import Place, TracedPlace
@@ -56,12 +57,13 @@ def graph(
     mode: Mode,
     recording: Recording = step,
     dtype: torch.dtype = torch.float32,
+    recomputed: Recompute = "none",
 ) -> str:
     """The text of one rank's graph. torch-xla counts scopes as long as the process lives."""
     shape: Shape = replace(SHAPE, num_heads=8, num_kv_heads=num_kv_heads)
     runtime = trace_xla(rank, tp, dp, num_kv_heads)
     modes, in_background = Modes.all(mode), mode != "off"
-    under_test = TracedStep.of(narrow(shape, tp), runtime, in_background, modes, dtype)
+    under_test = TracedStep.of(narrow(shape, tp), runtime, in_background, modes, dtype, recomputed)
     text = hlo_text(recording(under_test))
     return re.sub(r'\.\d+(?=[/"])', "", text)
 
@@ -84,6 +86,13 @@ def test_so_it_is_in_either_dtype_and_for_all_that_a_run_compiles(
     recording: Recording, dtype: torch.dtype
 ) -> None:
     first, *others = (graph(rank, 4, 2, 2, "ring2", recording, dtype) for rank in (0, 1, 3, 6))
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("recomputed", ["selective", "full"])
+def test_so_it_is_with_recomputation(recomputed: Recompute) -> None:
+    first, *others = (graph(rank, 4, 2, 2, "ring", recomputed=recomputed) for rank in (0, 1, 3, 6))
+    assert "opt-barrier" in first
     assert all(other == first for other in others)
 
 

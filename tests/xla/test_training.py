@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("torch_xla", reason="torch-xla is not installed")
 
+from ndtrain.parallel.recompute import Recompute
 from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.start_xla import start_xla
 from tests.parallel.small import SHAPE
@@ -77,6 +78,20 @@ def test_more_ranks_have_the_same_curve(tp: int, dp: int, mode: str) -> None:
     curves = ranks(tp * dp).run(train_rank, tp, dp, mode, 3)
     for curve in curves:
         assert curve.losses == curves[0].losses
+        assert_same_curve(curve)
+        assert curve.num_compilations[1:] == [curve.num_compilations[1]] * 2
+
+
+@pytest.mark.parametrize("recomputed", ["selective", "full"])
+def test_recomputation_leaves_the_curve_as_it_is(recomputed: Recompute) -> None:
+    curve = train(start(start_xla(1, 1, SHAPE.num_kv_heads), recomputed=recomputed), 3)
+    assert_same_curve(curve)
+    assert curve.num_compilations[1:] == [curve.num_compilations[1]] * 2
+
+
+@pytest.mark.parametrize(("mode", "recomputed"), [("chunk", "selective"), ("ring", "full")])
+def test_so_does_it_on_two_tensor_ranks(mode: str, recomputed: Recompute) -> None:
+    for curve in ranks(2).run(train_rank, 2, 1, mode, 3, recomputed):
         assert_same_curve(curve)
         assert curve.num_compilations[1:] == [curve.num_compilations[1]] * 2
 
