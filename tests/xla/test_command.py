@@ -18,7 +18,8 @@ model: {{vocab_size: 300, hidden_size: 16, intermediate_size: 16, num_layers: 1,
         num_kv_heads: 2, head_dim: 8}}
 data: {{source: text, paths: ["{folder}/text/*.txt"], sequence_length: 16,
        cache_directory: "{folder}/cache", held_out_fraction: 0.2}}
-train: {{steps: 4, global_batch_size: 4, micro_batch_size: 2, eval_every: 2, eval_rows: 4}}
+train: {{steps: 4, global_batch_size: 4, micro_batch_size: 2, eval_every: 2, eval_rows: 4,
+        recompute: full}}
 optim: {{lr: 0.01, schedule: constant}}
 runtime: {{device: xla}}
 """
