@@ -8,10 +8,10 @@ blocks, their gathers included; the last reduce-scatter of a block is not run ag
 recomputation stops at the last tensor that backward needs.
 
 In a traced graph a compiler undoes this: it merges equal instructions, and may run early what is
-ready. So there a recomputation reads its input plus zero times the gradient of its output, behind an
-optimization barrier. A barrier alone is not enough: XLA takes it away before it orders instructions
-(by the buffers that it plans on its CPU device, none of the memory is saved then). A product with
-zero alone may be dropped where a compiler is allowed to neglect what is not finite.
+ready. So there a recomputation reads its input plus zero times the gradient of its output, behind
+an optimization barrier. A barrier alone is not enough: XLA takes it away before it orders
+instructions (by the buffers that it plans on its CPU device, no memory is saved then). A product
+with zero alone may be dropped where a compiler is allowed to neglect what is not finite.
 """
 
 import functools
