@@ -7,6 +7,8 @@ Angles are computed in fp64: in fp32 the product of a position of 10^4 and a fre
 an error of 1e-3 rad, and the tables are made once a step.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,14 @@ def rope_tables(
     return angles.cos().to(table_dtype), angles.sin().to(table_dtype)
 
 
-def rope_reference(x_SBND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rope_reference(
+    x_SBND: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    split: Callable[..., Sequence[Tensor]] = torch.split,
+) -> Tensor:
     """The definition, differentiable by autograd."""
-    first, second = x_SBND.to(cos.dtype).chunk(2, dim=-1)
+    first, second = split(x_SBND.to(cos.dtype), x_SBND.shape[-1] // 2, -1)
     rotated = (first * cos - second * sin, second * cos + first * sin)
     return torch.cat(rotated, dim=-1).to(x_SBND.dtype)
 

@@ -5,6 +5,8 @@
 Only the input is kept for backward; silu(gate) is computed again there.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,9 +15,11 @@ from ndtrain.ops.cost import Cost, nbytes, register_cost
 from ndtrain.ops.norm import wide
 
 
-def swiglu_reference(gate_up: Tensor) -> Tensor:
+def swiglu_reference(
+    gate_up: Tensor, split: Callable[..., Sequence[Tensor]] = torch.split
+) -> Tensor:
     """The definition, differentiable by autograd."""
-    gate, up = gate_up.to(wide(gate_up.dtype)).chunk(2, dim=-1)
+    gate, up = split(gate_up.to(wide(gate_up.dtype)), gate_up.shape[-1] // 2, -1)
     return (F.silu(gate) * up).to(gate_up.dtype)
 
 
@@ -46,9 +50,11 @@ def swiglu_backward(dy: Tensor, gate_up: Tensor) -> Tensor:
     return dgate_up.to(gate_up.dtype)
 
 
-def swiglu_backward_by_value(dy: Tensor, gate_up: Tensor) -> Tensor:
+def swiglu_backward_by_value(
+    dy: Tensor, gate_up: Tensor, split: Callable[..., Sequence[Tensor]] = torch.split
+) -> Tensor:
     """The same without a write into a view, for those who record values: xla, torch.compile."""
-    gate, up = gate_up.to(wide(gate_up.dtype)).chunk(2, dim=-1)
+    gate, up = split(gate_up.to(wide(gate_up.dtype)), gate_up.shape[-1] // 2, -1)
     dy_wide = dy.to(gate.dtype)
     sigmoid = torch.sigmoid(gate)
     dgate = dy_wide * up * sigmoid * (1 + gate * (1 - sigmoid))

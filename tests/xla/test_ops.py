@@ -1,6 +1,7 @@
 """ndtrain's ops give on torch-xla the numbers that they give on the CPU, forward and backward.
 
-Below an op torch-xla loses what is written into a view; the ops that do so have forms by value.
+Below an op torch-xla loses what is written into a view, and reads one element by element; the ops
+that do so have forms by value.
 """
 
 import pytest
@@ -15,6 +16,7 @@ from ndtrain.ops.norm import rms_norm
 from ndtrain.ops.rope import rope, rope_tables
 from ndtrain.ops.swiglu import swiglu
 from ndtrain.runtime.start_xla import start_xla
+from ndtrain.runtime.xla import hlo_text
 
 S, B, N, K, D, H, V = 6, 2, 4, 2, 8, 16, 12
 COS, SIN = rope_tables(torch.arange(S).expand(B, -1), D, 1e4, torch.float32)
@@ -63,3 +65,14 @@ def test_an_op_and_its_gradients_are_those_of_the_cpu(name: str, dtype: torch.dt
         assert expected.abs().max() > 0.01
         largest = expected.double().abs().max()
         assert (actual.double() - expected.double()).abs().max() <= 32 * unit * largest
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "rope", "swiglu", "attention"])
+def test_no_op_reads_a_part_by_an_index(name: str) -> None:
+    """As it does a view below an op: by a gather of single elements, with an uploaded index."""
+    op, shapes = OPS[name]
+    device = start_xla(1, 1, 1).device
+    leaves = [torch.zeros(shape, device=device, requires_grad=True) for shape in shapes]
+    y = op(*leaves)
+    text = hlo_text([y, *torch.autograd.grad(y, leaves, torch.ones_like(y))])
+    assert not [line for line in text.splitlines() if " gather(" in line or " scatter(" in line]
