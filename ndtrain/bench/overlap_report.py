@@ -14,6 +14,8 @@ TARGETS: dict[int | None, tuple[float | None, float | None]] = {
     2000: (1.08, None),
     None: (None, 1.1),
 }
+OVER_EXCHANGE = 1.08  # at most, of auto, where the transfers alone take longer than compute
+OVER_BEST = 1.02  # at most, of auto, over the best fixed form, on any link
 
 
 def as_text(measurement: OverlapMeasurement) -> str:
@@ -69,21 +71,43 @@ def _verdicts(measurement: OverlapMeasurement) -> list[str]:
     rounds = measurement.rounds
     over_bare = ratio_of_rounds(rounds, ("auto",), "bare").median
     faster = ratio_of_rounds(rounds, ("dtensor",), "auto").median
+    over_exchange = ratio_of_rounds(rounds, ("auto",), "exchange").median
     best = min(FORMS[:-1], key=lambda form: ratio_of_rounds(rounds, (form,), "bare").median)
     over_best = ratio_of_rounds(rounds, ("auto",), best).median
+    is_link_bound = ratio_of_rounds(rounds, ("exchange",), "bare").median > 1
     lines = [
-        f"auto / best fixed form ({best}): {over_best:.3f}",
+        *machine_lines(rounds, "exchange"),
         f"overlap efficiency of auto: {overlap_efficiency(rounds):.2f}",
+        _judged(f"auto / best fixed form ({best})", over_best, OVER_BEST),
     ]
+    if is_link_bound:
+        lines.append(_judged("auto / exchange", over_exchange, OVER_EXCHANGE))
     most, least = TARGETS.get(measurement.megabits, (None, None))
     if measurement.workload != DEFAULT:
         return lines
     if most is not None:
-        lines.append(f"auto / bare <= {most:.2f}: {_met(over_bare <= most)} ({over_bare:.3f})")
+        lines.append(_judged("auto / bare", over_bare, most))
     if least is not None:
-        lines.append(f"dtensor / auto >= {least:.1f}: {_met(faster >= least)} ({faster:.3f})")
+        lines.append(f"dtensor / auto >= {least:.1f}: {met(faster >= least)} ({faster:.3f})")
     return lines
 
 
-def _met(is_met: bool) -> str:
+def machine_lines(rounds: Rounds, exchange: str) -> list[str]:
+    """The measure of every bound: plain PyTorch, none of our schedules in it.
+
+    exchange: the contestant with all transfers.
+    """
+    allowed = ratio_of_rounds(rounds, ("beside",), "plain").median
+    blocking = ratio_of_rounds(rounds, ("plain", exchange), "plain").median
+    return [
+        f"this machine allows (beside / plain; `ndtrain bench machine`): {allowed:.3f},"
+        f" blocking {blocking:.3f}"
+    ]
+
+
+def _judged(what: str, ratio: float, most: float) -> str:
+    return f"{what} <= {most:.2f}: {met(ratio <= most)} ({ratio:.3f})"
+
+
+def met(is_met: bool) -> str:
     return "met" if is_met else "missed"

@@ -1,0 +1,42 @@
+"""A measurement of `bench machine` as a table for people and as JSON for programs."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ndtrain.bench.machine import MachineMeasurement
+from ndtrain.bench.rounds import Spread, ratio_of_rounds
+
+
+def as_text(measurement: MachineMeasurement) -> str:
+    workload, rounds = measurement.workload, measurement.rounds
+    link = "the link as it is" if measurement.megabits is None else f"{measurement.megabits} Mbit/s"
+    what = "forward and backward" if measurement.bucket_bytes is None else "an optimizer step"
+    lines = [
+        f"{what} in plain PyTorch on {workload.num_ranks} tensor x {measurement.dp} data ranks"
+        f" x {measurement.num_threads} threads, {workload.dtype}, {link},"
+        f" {len(rounds.step_ms['plain'])} rounds",
+        "",
+        f"{'':<22} {'median ms':>9}   {'x plain':>7} {'quartiles':>15}",
+    ]
+    for name, step_ms in rounds.step_ms.items():
+        ratio = ratio_of_rounds(rounds, (name,), "plain")
+        quartiles = f"{ratio.low:.3f} - {ratio.high:.3f}"
+        median_ms = Spread.of(step_ms).median
+        lines.append(f"{name:<22} {median_ms:>9.1f}   {ratio.median:>7.3f} {quartiles:>15}")
+    return "\n".join(lines)
+
+
+def as_json(measurement: MachineMeasurement) -> dict[str, Any]:
+    rounds = measurement.rounds
+    return {
+        "workload": asdict(measurement.workload),
+        "tp": measurement.workload.num_ranks,
+        "dp": measurement.dp,
+        "link_mbits": measurement.megabits,
+        "bucket_megabytes": measurement.bucket_bytes and measurement.bucket_bytes / 1e6,
+        "num_threads": measurement.num_threads,
+        "step_ms": rounds.step_ms,
+        "over_plain": {
+            name: asdict(ratio_of_rounds(rounds, (name,), "plain")) for name in rounds.step_ms
+        },
+    }
