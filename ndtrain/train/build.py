@@ -15,6 +15,7 @@ import torch
 from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import open_source
 from ndtrain.config import schema
+from ndtrain.config.overlapping import data_form
 from ndtrain.core.errors import UserError
 from ndtrain.data.dataset import Dataset
 from ndtrain.data.loader import HeldOutRows, Loader
@@ -101,7 +102,7 @@ def build(
     plan_file = Path(config.run.directory) / config.run.name / "plan.json"
     decision = overlap_plan(config, runtime, shape, machine, plan_file, log)
     shards = parallelize(model, runtime, decision.modes)
-    dtype = DTYPES[config.train.compute_dtype]
+    dtype, form = DTYPES[config.train.compute_dtype], data_form(config)
     optimizer = (TracedAdamW if is_traced else ShardedAdamW)(
         model,
         shards,
@@ -110,8 +111,10 @@ def build(
         config.optim,
         dtype,
         bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
-        in_background=config.overlap.data_parallel != "off",
+        in_background=form != "off",
+        serial=form == "serial",
     )
+    _say_how_buckets_travel(runtime, optimizer, form, log)
     if start.checkpoint and start.state:
         load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
     if runtime.trace is not None:
@@ -136,6 +139,17 @@ def build(
         machine,
         decision,
     )
+
+
+def _say_how_buckets_travel(runtime: Runtime, optimizer: ShardedAdamW, form: str, log: Log) -> None:
+    if runtime.mesh.data.size == 1:
+        return
+    how = {
+        "on": "behind backward, update and the next forward",
+        "serial": "as behind backward, update and the next forward, one node at a time",
+        "off": "blocking",
+    }[form]
+    log(f"overlap: {len(optimizer.buckets)} buckets of gradients and weights: {how}")
 
 
 def _compile(model: Qwen3, device: str, implementation: str, log: Log) -> None:

@@ -59,9 +59,9 @@ class OverlapCheck:
 def checks_of(decision: Decision, data_parallel: str, dp: int) -> list[OverlapCheck]:
     """For the overlap that was decided or asked for. data_parallel: of the configuration."""
     checks = []
-    if decision.overlaps:
-        chosen = {choice.operation for choice in decision.choices if choice.mode != "off"}
-        checks.append(OverlapCheck("overlap.mode", [name for name in LINEARS if name in chosen]))
+    chosen = [name for name in LINEARS if name in decision.overlapped]
+    if chosen:
+        checks.append(OverlapCheck("overlap.mode", chosen))
     if data_parallel == "on" and dp > 1:
         checks.append(OverlapCheck("overlap.data_parallel", BUCKETS))
     return checks

@@ -9,8 +9,8 @@ from ndtrain.observe.overlap_figures import OPERATIONS, STEP, Tally
 from ndtrain.overlap.gate import Choice, Decision
 from ndtrain.train.overlap_report import CHECKED_STEPS, OverlapReport, checks_of
 
-RING = Decision((Choice("qkv", "forward", "ring"), Choice("o", "forward", "off")), serial=False)
-BLOCKING = Decision((Choice("qkv", "forward", "off"),), serial=False)
+RING = Decision((Choice("qkv", "forward", "ring"), Choice("o", "forward", "off")))
+BLOCKING = Decision((Choice("qkv", "forward", "off"),))
 
 
 def row(**tallies: Tally) -> list[float]:
@@ -44,6 +44,12 @@ def test_one_hidden_byte_is_enough_and_later_steps_are_not_judged() -> None:
     assert first["qkv"]["hidden_bytes"] == 1
     for _ in range(2 * CHECKED_STEPS):
         assert overlap.record(row(qkv=moving(0)))["qkv"]["hidden_bytes"] == 0
+
+
+def test_what_runs_one_node_at_a_time_need_not_hide() -> None:
+    serial = Choice("qkv", "forward", "ring", serial=True)
+    assert checks_of(Decision((serial,)), "auto", 1) == []
+    assert Decision((serial, *RING.choices)).overlapped == {"qkv"}
 
 
 def test_buckets_that_were_asked_to_hide_must() -> None:
