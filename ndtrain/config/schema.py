@@ -138,7 +138,8 @@ class Train(Section):
     compute_dtype: Literal["fp32", "bf16"] = "fp32"
     """Weights and activations of forward and backward; master weights are always fp32."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activation checkpointing: none; selective: attention core and SwiGLU; full: whole blocks."""
+    """Activation checkpointing: none; selective: attention core and SwiGLU, whose results are not
+    kept; full: whole blocks."""
     offload_activations: bool = False
     """What blocks keep for backward waits on the host and comes back one layer ahead. On a CPU,
     where host and device are one memory, it saves nothing."""
