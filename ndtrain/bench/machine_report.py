@@ -4,25 +4,21 @@ from dataclasses import asdict
 from typing import Any
 
 from ndtrain.bench.machine import MachineMeasurement
-from ndtrain.bench.rounds import Spread, ratio_of_rounds
+from ndtrain.bench.rounds import ratio_of_rounds
+from ndtrain.bench.table import link_name, table
 
 
 def as_text(measurement: MachineMeasurement) -> str:
     workload, rounds = measurement.workload, measurement.rounds
-    link = "the link as it is" if measurement.megabits is None else f"{measurement.megabits} Mbit/s"
+    link = link_name(measurement.megabits)
     what = "forward and backward" if measurement.bucket_bytes is None else "an optimizer step"
     lines = [
         f"{what} in plain PyTorch on {workload.num_ranks} tensor x {measurement.dp} data ranks"
         f" x {measurement.num_threads} threads, {workload.dtype}, {link},"
         f" {len(rounds.step_ms['plain'])} rounds",
         "",
-        f"{'':<22} {'median ms':>9}   {'x plain':>7} {'quartiles':>15}",
+        *table(rounds, "plain"),
     ]
-    for name, step_ms in rounds.step_ms.items():
-        ratio = ratio_of_rounds(rounds, (name,), "plain")
-        quartiles = f"{ratio.low:.3f} - {ratio.high:.3f}"
-        median_ms = Spread.of(step_ms).median
-        lines.append(f"{name:<22} {median_ms:>9.1f}   {ratio.median:>7.3f} {quartiles:>15}")
     return "\n".join(lines)
 
 

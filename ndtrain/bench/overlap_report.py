@@ -5,6 +5,7 @@ from typing import Any
 
 from ndtrain.bench.overlap import FORMS, OverlapMeasurement
 from ndtrain.bench.rounds import Rounds, Spread, ratio_of_rounds
+from ndtrain.bench.table import link_name
 from ndtrain.bench.workload import DEFAULT
 
 # On the default workload, of auto: at most so many times bare compute, and at least so many times
@@ -20,7 +21,7 @@ OVER_BEST = 1.02  # at most, of auto, over the best fixed form, on any link
 
 def as_text(measurement: OverlapMeasurement) -> str:
     workload, rounds = measurement.workload, measurement.rounds
-    link = "the link as it is" if measurement.megabits is None else f"{measurement.megabits} Mbit/s"
+    link = link_name(measurement.megabits)
     num_rounds = len(next(iter(rounds.step_ms.values())))
     lines = [
         f"forward and backward on {workload.num_ranks} ranks x {measurement.num_threads} threads,"
@@ -57,13 +58,16 @@ def as_json(measurement: OverlapMeasurement) -> dict[str, Any]:
 
 
 def overlap_efficiency(rounds: Rounds) -> float:
-    """(one after the other - auto) / what could hide at best; medians over rounds of each ratio.
+    return efficiency_of(rounds, "bare", "exchange", "auto")
 
-    One after the other is bare compute and the transfers alone, added; what could hide is the
-    smaller of the two. 1: all of it hides.
+
+def efficiency_of(rounds: Rounds, compute: str, exchange: str, both: str) -> float:
+    """(one after the other - both) / what could hide at best; median of each round's ratio.
+
+    What could hide is the smaller of compute and the transfers alone. 1: all of it hides.
     """
-    triples = zip(*(rounds.step_ms[n] for n in ("bare", "exchange", "auto")), strict=True)
-    values = [(bare + exchange - auto) / min(bare, exchange) for bare, exchange, auto in triples]
+    triples = zip(*(rounds.step_ms[name] for name in (compute, exchange, both)), strict=True)
+    values = [(alone + moving - done) / min(alone, moving) for alone, moving, done in triples]
     return Spread.of(values).median
 
 
@@ -99,9 +103,10 @@ def machine_lines(rounds: Rounds, exchange: str) -> list[str]:
     """
     allowed = ratio_of_rounds(rounds, ("beside",), "plain").median
     blocking = ratio_of_rounds(rounds, ("plain", exchange), "plain").median
+    efficiency = efficiency_of(rounds, "plain", exchange, "beside")
     return [
         f"this machine allows (beside / plain; `ndtrain bench machine`): {allowed:.3f},"
-        f" blocking {blocking:.3f}"
+        f" efficiency {efficiency:.2f}; blocking {blocking:.3f}"
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from ndtrain.bench.machine import axes_of
 from ndtrain.bench.overlap_report import machine_lines, met
 from ndtrain.bench.rounds import Rounds, Spread, ratio_of_rounds
+from ndtrain.bench.table import link_name, table
 from ndtrain.bench.workload import DEFAULT
 from ndtrain.bench.zero import ZeroMeasurement
 
@@ -16,20 +17,15 @@ OVER_BARE = 1.12  # at most, on one tensor rank, where compute takes longer than
 
 def as_text(measurement: ZeroMeasurement) -> str:
     workload, rounds, tp = measurement.workload, measurement.rounds, measurement.workload.num_ranks
-    link = "the link as it is" if measurement.megabits is None else f"{measurement.megabits} Mbit/s"
+    link = link_name(measurement.megabits)
     num_rounds = len(next(iter(rounds.step_ms.values())))
     lines = [
         f"an optimizer step on {tp} tensor x {measurement.dp} data ranks"
         f" x {measurement.num_threads} threads, {workload.dtype}, {link},"
         f" buckets of {measurement.bucket_bytes / 1e6:g} MB, {num_rounds} rounds",
         "",
-        f"{'':<22} {'median ms':>9}   {'x bare':>7} {'quartiles':>15}",
+        *table(rounds, "bare"),
     ]
-    for name, step_ms in rounds.step_ms.items():
-        over_bare = ratio_of_rounds(rounds, (name,), "bare")
-        quartiles = f"{over_bare.low:.3f} - {over_bare.high:.3f}"
-        median_ms = Spread.of(step_ms).median
-        lines.append(f"{name:<22} {median_ms:>9.1f}   {over_bare.median:>7.3f} {quartiles:>15}")
     lines += ["", *machine_lines(rounds, f"exchange {' + '.join(axes_of(tp))}")]
     lines += _verdicts(measurement)
     if measurement.decided:
