@@ -12,7 +12,9 @@ import ctypes
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +117,8 @@ def shaped_link(num_ranks: int, megabits: int) -> Iterator[ShapedLink]:
     require_shaping()
     link = ShapedLink(f"ndtrain-{os.getpid()}", num_ranks)
     hub = f"{link.prefix}-hub"
+    # They outlive a process that TERM ends without a word.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _run(f"ip netns add {hub}")
         _run(f"ip -n {hub} link add bridge0 type bridge")
@@ -125,6 +129,7 @@ def shaped_link(num_ranks: int, megabits: int) -> Iterator[ShapedLink]:
     finally:
         for name in [hub, *(link.namespace(rank) for rank in range(num_ranks))]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _add_rank(namespace: str, hub: str, rank: int, megabits: int) -> None:

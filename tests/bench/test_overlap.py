@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -82,6 +83,30 @@ def test_a_link_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) 
         shaped_link.shaped_link(2, 1000),
     ):
         pass
+
+
+def test_a_benchmark_that_is_terminated_leaves_no_namespace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commands: list[list[str]] = []
+
+    def note(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(shaped_link, "require_shaping", lambda: None)
+    monkeypatch.setattr(shaped_link.subprocess, "run", note)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, shaped_link.shaped_link(2, 1000):
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    made, removed = (
+        {command[3] for command in commands if command[:3] == ["ip", "netns", verb]}
+        for verb in ("add", "del")
+    )
+    assert made == removed
+    assert len(made) == 3
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow
