@@ -42,9 +42,9 @@ class OverlapCheck:
     were under way is not enough where the kernel counts what arrives (`runtime/arrivals.py`).
     """
 
-    def __init__(self, key: str, operations: Sequence[str]) -> None:
-        """key: of the configuration, that asked for it."""
-        self._key, self._operations = key, operations
+    def __init__(self, key: str, operations: Sequence[str], besides: str = "") -> None:
+        """key: of the configuration, that asked for it. besides: what else would have to be set."""
+        self._key, self._operations, self._besides = key, operations, besides
         self._num_steps = 0
         self._hidden_bytes = 0.0
         self._arrived_bytes = 0.0  # of the steps in which they are counted, like those sent
@@ -64,7 +64,7 @@ class OverlapCheck:
                 f"overlap is on, and no byte of {', '.join(self._operations)} moved behind compute"
                 f" in {CHECKED_STEPS} steps",
                 self._key,
-                f"set {self._key}=off, or look at a trace: observe.trace_steps=[1,2]",
+                f"set {self._key}=off{self._besides}; observe.trace_steps=[1,2] shows what waits",
             )
 
     @property
@@ -79,7 +79,8 @@ def checks_of(decision: Decision, data_parallel: str, dp: int) -> list[OverlapCh
     checks = []
     chosen = [name for name in LINEARS if name in decision.overlapped]
     if chosen:
-        checks.append(OverlapCheck("overlap.mode", chosen))
+        besides = " and no other form of an operation"
+        checks.append(OverlapCheck("overlap.mode", chosen, besides))
     if data_parallel == "on" and dp > 1:
         checks.append(OverlapCheck("overlap.data_parallel", BUCKETS))
     return checks

@@ -39,6 +39,15 @@ def test_what_comes_over_a_connection_is_counted_and_nothing_else() -> None:
             assert receiving.recv(1) == b"y"
 
 
+def test_where_bytes_do_not_come_over_tcp_nobody_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_DEVICE_TRANSPORT", "IBVERBS")
+    assert not can_count_arrivals()
+    monkeypatch.setenv("GLOO_DEVICE_TRANSPORT", "TCP")
+    assert can_count_arrivals()
+    monkeypatch.setattr("ndtrain.runtime.arrivals._OFFSET", 0)  # a kernel with other contents
+    assert not can_count_arrivals()
+
+
 def arrived_beside_compute(rank: int, mode: Mode, is_blocking: bool) -> int:
     """Of TIMES gathers of SENT bytes in all. is_blocking: the streams are, the schedule is not."""
     runtime = start_cpu(2, 1, 2)
