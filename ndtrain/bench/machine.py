@@ -1,6 +1,6 @@
 """`ndtrain bench machine`: what this machine and link allow to any implementation.
 
-    measurement = measure_machine(workload, dp=1, num_rounds=10, megabits=1000, bucket_bytes=None)
+    measurement = measure_plain(workload, dp=1, num_rounds=10, megabits=1000, bucket_bytes=None)
 
 Interleaved rounds of a rank's share of the compute, of the bytes that a step sends, axis by axis,
 and of both at once, neither waiting for the other; all in plain PyTorch (`plain_compute.py`,
@@ -51,7 +51,7 @@ def axes_of(tp: int) -> tuple[AxisName, ...]:
     return ("data",) if tp == 1 else ("tensor", "data")
 
 
-def measure_machine(
+def measure_plain(
     workload: Workload, dp: int, num_rounds: int, megabits: int | None, bucket_bytes: int | None
 ) -> MachineMeasurement | None:
     """None on ranks of a torchrun job that do not report. Raises UserError as `measure_overlap`."""

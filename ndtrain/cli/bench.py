@@ -160,10 +160,10 @@ def machine(
     _check_replicas(dp, zero, bucket_mb)
     workload = _workload(**shape)
     from ndtrain.bench import machine_report
-    from ndtrain.bench.machine import measure_machine
+    from ndtrain.bench.machine import measure_plain
 
     bucket_bytes = _bucket_bytes(bucket_mb) if zero else None
-    measurement = measure_machine(workload, dp, rounds, link_mbits, bucket_bytes)
+    measurement = measure_plain(workload, dp, rounds, link_mbits, bucket_bytes)
     _print(measurement, machine_report, as_json)
 
 
