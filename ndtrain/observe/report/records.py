@@ -85,6 +85,7 @@ def plan(run: RunFiles) -> str:
 def _choice(choice: dict[str, Any]) -> list[str]:
     predicted, blocking = choice.get("predicted_ms"), choice.get("blocking_ms")
     names = [str(choice.get(key, "")) for key in ("operation", "when", "mode")]
+    names[-1] += ", one node at a time" if choice.get("serial") else ""
     extra = choice.get("extra_bytes")
     megabytes = short(extra / 1e6) if isinstance(extra, int | float) else "n/a"
     if isinstance(predicted, int | float) and isinstance(blocking, int | float) and blocking:

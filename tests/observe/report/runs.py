@@ -61,6 +61,7 @@ def make_run(
     choice = {"operation": "qkv", "when": "forward", "mode": "ring"}
     weighed = {**choice, "predicted_ms": 10.0, "blocking_ms": 20.0, "extra_bytes": 1_250_000}
     fixed = {**choice, "operation": "head", "predicted_ms": None, "blocking_ms": None}
+    fixed |= {"mode": "chunk", "serial": True}
     figures = {"matmul_flops": 35.5e9, "link_bytes_per_s": 125e6, "link_latency_s": 1.5e-3}
     plan = {"figures": figures, "decision": {"choices": [weighed, fixed]}}
     write_json(path / "plan.json", plan)

@@ -42,6 +42,7 @@ def test_a_whole_run_has_every_section_with_its_figures(tmp_path: Path) -> None:
     assert ">50<" in parts["plan"]  # percent saved
     assert ">1.25<" in parts["plan"]  # MB more
     assert "1 Gbit/s" in parts["plan"]
+    assert ">chunk, one node at a time<" in parts["plan"]
     assert "the command line" in parts["configuration"]
     assert "torch" in parts["environment"]
     assert parts["step"].count("exposed on gather") == 2  # one of each rank, in the last step
