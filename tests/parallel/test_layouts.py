@@ -49,7 +49,15 @@ def test_recomputation_changes_no_bit(mode):
             assert torch.equal(value, after["parameters"][name]), name
 
 
-@pytest.mark.parametrize("form", ["bulk", "chunk", "ring", "ring2"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "chunk",
+        "ring",
+        pytest.param("bulk", marks=pytest.mark.slow),
+        pytest.param("ring2", marks=pytest.mark.slow),
+    ],
+)
 def test_every_form_goes_with_shared_heads_tied_weights_accumulation_and_recompute(form):
     """Four ranks share two key/value heads. One node at a time it has the same bits."""
     pool = ranks(4)
