@@ -8,7 +8,8 @@ Format: Trace Event Format, JSON object form; complete events ("X", microseconds
 `origin_ns` is what this rank's `time.perf_counter_ns` read as it left a barrier that all ranks
 passed together: times count from there, and ranks agree to within the barrier's own skew.
 A transfer's `args` say its bytes, rate, operation, and how long nothing computed beside it; those
-of compute with a transfer beside it, how many times longer it took than its kind does alone.
+of compute with a transfer beside it, how many times longer it took than its kind does alone, and
+where it was counted what arrived meanwhile.
 `otherData` has the wall clock at the origin, by which other programs' times can be placed.
 """
 
@@ -121,7 +122,9 @@ class _Beside:
             return {"operation": operation, "exposed_us": exposed_ns / 1e3}
         if span.track == COMPUTE_TRACK:
             alone_ns = self._alone.of(span, self._communicating)
-            return {"slowdown": round(duration_ns / alone_ns, 3)} if alone_ns else {}
+            slowdown = {"slowdown": round(duration_ns / alone_ns, 3)} if alone_ns else {}
+            arrived = {"arrived_bytes": span.num_bytes} if span.num_bytes else {}
+            return {**slowdown, **arrived}
         return {}
 
 
@@ -136,7 +139,7 @@ def _complete(span: Span, rank: int, thread: int, origin_ns: int, beside: _Besid
         "pid": rank,
         "tid": thread,
     }
-    if span.num_bytes:
+    if span.num_bytes and span.track != COMPUTE_TRACK:
         # Bytes a nanosecond are gigabytes a second.
         rate = {"GB/s": round(span.num_bytes / duration_ns, 3)} if duration_ns else {}
         event["args"] = {"bytes": span.num_bytes, **rate}

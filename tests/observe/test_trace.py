@@ -83,6 +83,10 @@ def test_compute_beside_a_transfer_says_how_much_longer_it_took() -> None:
     assert complete["layers.0.qkv.product_0"]["args"] == {"slowdown": 1.2}
     assert "args" not in complete["layers.0.qkv.product_1"]  # it ran alone
     assert "args" not in complete["layers.0.o.product"]  # its kind never did
+    counted = spans[0]._replace(num_bytes=4096)
+    events = {e["name"]: e for e in trace_events([counted, *spans[1:]], 0, ORIGIN)}
+    arguments = events["layers.0.qkv.product_0"]["args"]
+    assert arguments == {"slowdown": 1.2, "arrived_bytes": 4096}  # it sent nothing itself
 
 
 def test_compute_and_communication_have_their_own_named_tracks() -> None:
