@@ -44,6 +44,8 @@ from ndtrain.train.resume import Start
 
 Log = Callable[[str], None]
 
+INITIAL_STATE = "the initial state"
+
 
 @dataclass(frozen=True)
 class Training:
@@ -96,26 +98,14 @@ def build(
 
     with torch.device("meta"):
         model = Qwen3(shape, implementation)
-    is_traced = runtime.trace is not None
     machine = _machine(config, runtime)
     plan_file = Path(config.run.directory) / config.run.name / "plan.json"
     decision = overlap_plan(config, runtime, shape, machine, plan_file, log)
     shards = parallelize(model, runtime, decision.modes)
-    dtype = DTYPES[config.train.compute_dtype]
-    optimizer = (TracedAdamW if is_traced else ShardedAdamW)(
-        model,
-        shards,
-        source,
-        runtime,
-        config.optim,
-        dtype,
-        bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
-        in_background=config.overlap.data_parallel != "off",
-    )
-    if start.checkpoint and start.state:
-        load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
+    with runtime.compiling(INITIAL_STATE, log):
+        optimizer = _optimizer(config, runtime, model, shards, source, start)
     if runtime.trace is not None:
-        runtime.trace.run("the initial state", log)
+        runtime.trace.run(INITIAL_STATE, log)
     if config.runtime.compile:
         _compile(model, config.runtime.device, implementation, log)
     recompute(model, config.train.recompute, runtime.trace)
@@ -136,6 +126,30 @@ def build(
         machine,
         decision,
     )
+
+
+def _optimizer(
+    config: schema.Config,
+    runtime: Runtime,
+    model: Qwen3,
+    shards: dict[str, Shard],
+    source: Source,
+    start: Start,
+) -> ShardedAdamW:
+    """With the weights of `source` and, where the run goes on, its moments."""
+    optimizer = (ShardedAdamW if runtime.trace is None else TracedAdamW)(
+        model,
+        shards,
+        source,
+        runtime,
+        config.optim,
+        DTYPES[config.train.compute_dtype],
+        bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
+        in_background=config.overlap.data_parallel != "off",
+    )
+    if start.checkpoint and start.state:
+        load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
+    return optimizer
 
 
 def _compile(model: Qwen3, device: str, implementation: str, log: Log) -> None:

@@ -45,13 +45,13 @@ def launch(
 
 
 def require_compiler(loaded: Loaded) -> None:
-    """Raises UserError for a run whose steps are not compiled: PRECOMPILE has no work there."""
+    """Raises UserError for a run that keeps nothing compiled: PRECOMPILE has no work there."""
     device = loaded.config.runtime.device
-    if device != "xla":
+    if device == "cpu":
         raise UserError(
-            f"runtime.device={device} runs operation by operation: there is nothing to compile",
+            f"runtime.device={device} keeps no compiled graphs: there is nothing to fill",
             f"runtime.device from {loaded.origins['runtime.device']}",
-            "set runtime.device=xla, on Trainium or on torch-xla's CPU device",
+            "set runtime.device=xla, on Trainium or on torch-xla's CPU device, or neuron on trn2",
         )
 
 

@@ -107,7 +107,7 @@ def start_runtime(config: Config) -> Runtime:
     if config.runtime.device == "neuron":
         from ndtrain.runtime.start_neuron import start_neuron
 
-        return start_neuron(tp, dp, num_kv_heads)
+        return start_neuron(tp, dp, num_kv_heads, graph_key(config))
     from ndtrain.runtime.start_xla import start_xla  # needs torch-xla
 
     return start_xla(tp, dp, num_kv_heads, graph_key(config))
