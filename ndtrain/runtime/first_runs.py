@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ndtrain.runtime.compilation import SETTLED, compiled_again
+from ndtrain.runtime.graph_counts import CountedGraphs, Counts
 from ndtrain.runtime.graph_records import GraphRecords
 from ndtrain.runtime.heartbeat import HEARTBEAT_S, Note, heartbeat
-from ndtrain.runtime.native_cache import Counts, NativeCache
 
 SLOW = 3  # times what a part took at most when nothing was new
 NOT_FOUND = "it was not there"
@@ -77,7 +77,7 @@ class _Part:
 class FirstRuns:
     def __init__(
         self,
-        cache: NativeCache,
+        cache: CountedGraphs,
         records: GraphRecords | None,
         synchronize: Callable[[], None],
         heartbeat_s: float = HEARTBEAT_S,
@@ -132,6 +132,7 @@ class FirstRuns:
             self._record(name, new, seconds, note)
         if is_first or not counts.is_nothing:
             self.compiled.append(PartRun(name, seconds, counts, miss, caution))
+        if (is_first and counts.found is None) or not counts.is_nothing:
             note(str(self.compiled[-1]))
         if counts.missed and part.num_runs > SETTLED:
             note(compiled_again(name, part.num_runs))

@@ -1,10 +1,6 @@
 """The cache of native PyTorch for Neuron: where it is, what lies in it, what a process met.
 
-    cache = NativeCache(native_folder(os.environ), find_metrics())
-    with cache.counting():
-        before = cache.counts()
-        ...
-        cache.counts().since(before)        # Counts(compiled=80, found=4, missed=80)
+    cache = NativeCache(native_folder(os.environ), find_metrics())      # a `CountedGraphs`
 
 Each operation, and each region of torch.compile, is a graph of its own. A graph is a file
 `KEY.neff`, written under another name and renamed; locks lie elsewhere, on the node. All ranks of a
@@ -16,45 +12,15 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from ndtrain.runtime.graph_counts import Counts
 
 VARIABLE = "TORCH_NEURONX_NEFF_CACHE_DIR"
 DEFAULT = "/tmp/neff_cache"
 # The sources read the first, a page beside them names the second.
 DISABLING = ("TORCH_NEURONX_NEFF_DISABLE_CACHE", "TORCH_NEURONX_DISABLE_NEFF_CACHE")
 _COUNTER = "CompilationCache."
-
-
-class Counts(NamedTuple):
-    """Graphs of this process. found: on the disk, None where nobody counts. missed: not found.
-
-    Of those missed another rank may have compiled some meanwhile: then they are found as well.
-    Where nobody counts, new files stand for `compiled` and `missed`, whoever wrote them.
-    """
-
-    compiled: int
-    found: int | None
-    missed: int
-
-    def since(self, before: "Counts") -> "Counts":
-        found = None
-        if self.found is not None and before.found is not None:
-            found = self.found - before.found
-        return Counts(self.compiled - before.compiled, found, self.missed - before.missed)
-
-    @property
-    def is_nothing(self) -> bool:
-        return not any(self)
-
-    @property
-    def found_at_once(self) -> int:
-        """Without those that another rank compiled meanwhile; 0 where nobody counts."""
-        return 0 if self.found is None else self.found - (self.missed - self.compiled)
-
-    def __str__(self) -> str:
-        if self.found is None:
-            return f"{self.compiled} new entries"
-        return f"{self.compiled} graphs compiled here, {self.found} found"
 
 
 class NativeCache:

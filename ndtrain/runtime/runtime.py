@@ -84,8 +84,11 @@ def num_kv_replicas(tp: int, num_kv_heads: int) -> int:
     return max(1, tp // num_kv_heads)
 
 
-def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
-    """Collective over the world; a single rank needs no process group."""
+def start_cpu(tp: int, dp: int, num_kv_heads: int, first_runs: FirstRuns | None = None) -> Runtime:
+    """Collective over the world; a single rank needs no process group.
+
+    first_runs: says what is compiled, for a run with torch.compile.
+    """
     spans = SpanRecorder()
     main = Collectives(GlooTransport("main"), spans)
     streams = inline(main)
@@ -94,13 +97,16 @@ def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     copies = {"dma": dma, "host": dma}
     if tp * dp == 1:
         mesh = Mesh.place(0, 1, 1)
-        return Runtime(torch.device("cpu"), mesh, main, {**streams, **copies}, streams, spans)
+        own: Streams = {**streams, **copies}
+        return Runtime(torch.device("cpu"), mesh, main, own, streams, spans, first_runs=first_runs)
     mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
     let_transfers_give_way()
     lanes = {lane: Collectives(GlooTransport(lane), spans) for lane in LANES[1:]}
     background = {lane: BackgroundStream(lane, own) for lane, own in lanes.items()} | copies
     flights = {lane: own.flight for lane, own in {"main": main, **lanes}.items()}
-    return Runtime(torch.device("cpu"), mesh, main, background, streams, spans, flights)
+    return Runtime(
+        torch.device("cpu"), mesh, main, background, streams, spans, flights, first_runs=first_runs
+    )
 
 
 def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtime:

@@ -45,11 +45,14 @@ def launch(
 
 
 def require_compiler(loaded: Loaded) -> None:
-    """Raises UserError for a run that keeps nothing compiled: PRECOMPILE has no work there."""
+    """Raises UserError for a run that keeps nothing compiled: PRECOMPILE has no work there.
+
+    What torch.compile makes on a CPU PyTorch keeps by itself, and it takes a minute.
+    """
     device = loaded.config.runtime.device
     if device == "cpu":
         raise UserError(
-            f"runtime.device={device} keeps no compiled graphs: there is nothing to fill",
+            f"runtime.device={device} has no compile cache to fill",
             f"runtime.device from {loaded.origins['runtime.device']}",
             "set runtime.device=xla, on Trainium or on torch-xla's CPU device, or neuron on trn2",
         )

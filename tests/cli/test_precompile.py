@@ -10,14 +10,14 @@ from tests.cli.conftest import Run
 def test_where_nothing_is_compiled_it_says_so(run: Run) -> None:
     result = run("precompile", "tiny")
     assert result.code == 2
-    assert "runtime.device=cpu keeps no compiled graphs: there is nothing to fill" in result.err
+    assert "runtime.device=cpu has no compile cache to fill" in result.err
     assert "at runtime.device from " in result.err
     assert "help: set runtime.device=xla" in result.err
 
 
 def test_a_rank_of_a_cluster_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_rank(load("tiny", [])) == 2
-    assert "there is nothing to fill" in capsys.readouterr().err
+    assert "has no compile cache to fill" in capsys.readouterr().err
 
 
 def test_without_a_cache_there_is_nothing_to_fill(

@@ -80,9 +80,8 @@ def test_a_part_of_what_it_asks_for_may_be_there(tmp_path: Path) -> None:
 def test_parts_share_what_they_compile(tmp_path: Path) -> None:
     process = Process(tmp_path)
     process.run("a")
-    assert process.run("a", part="the evaluation") == [
-        "the evaluation: ready in 0.0 s, nothing was compiled"
-    ]
+    assert process.run("a", part="the evaluation") == []
+    assert [one.verdict for one in process.first_runs.compiled][1:] == ["nothing was compiled"]
 
 
 def test_a_long_compilation_says_which_part_how_long_and_why(tmp_path: Path) -> None:
@@ -107,6 +106,13 @@ def test_a_settled_part_costs_no_look_at_the_device_or_the_cache(
     process.run("a")
     assert process.num_synchronized == 1 + SETTLED
     assert not sys.modules[METRICS].is_enabled()
+
+
+def test_quiet_runs_count_in_a_row(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    for graph in ("a", "a", "b", "b", "c"):
+        process.run(graph)
+    assert process.num_synchronized == 5
 
 
 def test_compiling_late_is_a_warning(tmp_path: Path) -> None:

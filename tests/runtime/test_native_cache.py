@@ -6,7 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from ndtrain.runtime.native_cache import Counts, NativeCache, find_metrics
+from ndtrain.runtime.graph_counts import Counts
+from ndtrain.runtime.native_cache import NativeCache, find_metrics
 from tests.runtime.stand_in_cache import METRICS, StandInCompiler
 
 
@@ -78,8 +79,3 @@ def test_another_form_of_the_counters_is_none(monkeypatch: pytest.MonkeyPatch) -
     assert find_metrics() is None
     monkeypatch.setitem(sys.modules, METRICS, ModuleType(METRICS))
     assert find_metrics() is None
-
-
-def test_what_another_rank_compiled_meanwhile_was_not_found_at_once() -> None:
-    assert Counts(compiled=3, found=7, missed=5).found_at_once == 5
-    assert Counts(compiled=3, found=None, missed=3).found_at_once == 0
