@@ -2,7 +2,8 @@
 
 Sources: Neuron SDK, archive/nxd-training/torch-neuron-envvars, neuron-runtime/configuration-guide,
 neuron-runtime/explore/compute-comm-overlap, tools/neuron-explorer/environment-variables,
-whats-new 2.29 to 2.31; libfabric's fi_efa(7); torch-xla's docs.
+whats-new 2.29 to 2.31, torch/reference/env-vars; torch-neuronx's sources; libfabric's fi_efa(7);
+torch-xla's docs.
 """
 
 KNOWN = frozenset(

@@ -9,6 +9,7 @@ torch-neuronx, the folder's variable from Neuron SDK 2.33; none of it was seen f
 """
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,11 +31,14 @@ class NativeCache:
         self._metrics = metrics
 
     def entries(self) -> frozenset[str]:
-        """Of all ranks: paths below the folder."""
+        """Of all ranks: paths below the folder. What vanishes meanwhile is none, and no error."""
         if self.folder is None:
             return frozenset()
         return frozenset(
-            str(path.relative_to(self.folder)) for path in self.folder.rglob("[!.]*.neff")
+            os.path.relpath(os.path.join(place, name), self.folder)
+            for place, _, names in os.walk(self.folder)
+            for name in names
+            if name.endswith(".neff") and not name.startswith(".")
         )
 
     @contextmanager

@@ -16,6 +16,8 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,7 +36,7 @@ class StandInCompiler(TorchDispatchMode):
         """seconds: that a graph takes to compile."""
         super().__init__()
         self.folder, self.seconds = folder, seconds
-        self._is_enabled = False
+        self._is_enabled = self._is_in_region = False
         self._counters: Counter[str] = Counter()
         self._queue: list[str] = []
         self._loaded: set[str] = set()
@@ -58,7 +60,8 @@ class StandInCompiler(TorchDispatchMode):
     ) -> Any:
         name = str(func)
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if not (func.is_view or name.startswith(UNCOMPILED) or _are_of_the_host(tensors)):
+        is_none = func.is_view or name.startswith(UNCOMPILED) or _are_of_the_host(tensors)
+        if not (is_none or self._is_in_region):
             self.call(name + "".join(f"{x.dtype}{tuple(x.shape)}" for x in tensors))
         if name == "aten._local_scalar_dense.default":  # the host waits for the value
             self.synchronize()
@@ -68,6 +71,16 @@ class StandInCompiler(TorchDispatchMode):
         if graph not in self._loaded:
             self._loaded.add(graph)
             self._queue.append(graph)
+
+    @contextmanager
+    def region(self, graph: str) -> Iterator[None]:
+        """Operations inside are one graph, as those of a region of torch.compile are."""
+        self.call(graph)
+        self._is_in_region = True
+        try:
+            yield
+        finally:
+            self._is_in_region = False
 
     def synchronize(self) -> None:
         for graph in self._queue:

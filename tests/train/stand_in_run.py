@@ -50,7 +50,8 @@ def run_rank(config: str, overrides: list[str]) -> int:
     start_neuron.start_neuron = start
     start_neuron.BACKEND = "gloo"
     work = importlib.import_module(os.environ.get("STAND_IN_WORK", TRAIN))
-    backend = neuron_backend() if loaded.config.runtime.compile else nullcontext()
+    compiles = loaded.config.runtime.compile
+    backend = neuron_backend(running=compiler.region) if compiles else nullcontext()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     with shared_cache(loaded.config, local_rank, os.environ), backend, compiler:
         return work.run_rank(loaded)

@@ -4,6 +4,7 @@ torch-xla's: tests/xla/test_precompile.py.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from ndtrain.runtime.native_cache import VARIABLE
 from tests.cluster.tiny_run import write_run
 
 ROOT = Path(__file__).parents[2]
+NUM_REGIONS = 3  # norm, attention core, SwiGLU: layers share their graphs
 PARTS = ("the initial state", "the evaluation", "the training step")
 EVALUATES = ("train.eval_every=2", "train.eval_rows=4", "data.held_out_fraction=0.2")
 RANKS = ("runtime.device=neuron", "parallel.tp=2", "parallel.dp=1", *EVALUATES)
@@ -72,12 +74,18 @@ def test_what_is_compiled_before_the_run_is_found_by_it_on_another_node(tmp_path
 
 
 @pytest.mark.slow
-def test_torch_compile_makes_other_graphs_which_are_found_as_well(tmp_path: Path) -> None:
+def test_a_region_of_torch_compile_is_one_graph(tmp_path: Path) -> None:
     config = write_run(tmp_path, steps=2)
     compiles = ("runtime.compile=true", "ops.attention=reference")
-    ranks(tmp_path / "neff", "precompile", config)
+    (eager,) = about("the evaluation", ranks(tmp_path / "neff", "precompile", config))
     first = ranks(tmp_path / "neff", "precompile", config, *compiles)
-    (line,) = about("the training step", first)
-    assert "config differs: " in line
+    (line,) = about("the evaluation", first)
     assert "runtime.compile False -> True" in line
+    assert num_compiled(line) == NUM_REGIONS
+    assert num_compiled(eager) > 3 * NUM_REGIONS
     assert "miss" not in "".join(ranks(tmp_path / "neff", "worker", config, *compiles))
+
+
+def num_compiled(line: str) -> int:
+    (number,) = re.findall(r"(\d+) graphs compiled here", line)
+    return int(number)
