@@ -10,7 +10,7 @@ import builtins
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.registers import VirtualRegister, value_of
 from ndtrain.nkisim.target import MAX_VIEW_DIMS
 from ndtrain.nkisim.trace import reach
-
-if TYPE_CHECKING:
-    from ndtrain.nkisim.tensor import NkiTensor
 
 Window = tuple[tuple[int, ...], tuple[int, ...], int]
 
@@ -276,46 +273,58 @@ def reinterpret(window: Window, old: int, new: int) -> Window:
     )
 
 
-def check_pattern(view: NkiTensor) -> None:
-    """Refuse an explicit pattern that leaves the storage or strides over partitions."""
-    shape, strides, offset = view.window
+def check_on_chip(window: Window, partitions: int, row_elements: int, indirect: bool) -> None:
+    """Refuse an explicit pattern that leaves (partitions, row_elements) or strides over partitions.
+
+    indirect: a run-time index says which partitions.
+    """
+    shape, strides, offset = window
     _check_dims(len(shape))
-    if view.on_chip:
-        row = view.row_elements
-        if shape[0] > 1 and strides[0] != row and view.indirection is None:
-            raise _refuse(
-                f"ap: partition stride {strides[0]} differs from the {row} elements of a partition",
-                help="all partitions are accessed in order; slice the partitions instead",
-            )
-        first, start = divmod(offset, row) if row else (0, 0)
-        low, high = reach(start, shape[1:], strides[1:])
-        rows = view.storage.partitions if view.storage else 0
-        if first < 0 or first + shape[0] > rows or low < 0 or high >= row:
-            raise _refuse(f"ap: pattern {view.get_pattern()} at {offset} leaves the tensor")
-        return
-    total = view.row_elements
+    if shape[0] > 1 and strides[0] != row_elements and not indirect:
+        raise _refuse(
+            f"ap: partition stride {strides[0]} differs from the {row_elements} elements of a"
+            " partition",
+            help="all partitions are accessed in order; slice the partitions instead",
+        )
+    first, start = divmod(offset, row_elements) if row_elements else (0, 0)
+    low, high = reach(start, shape[1:], strides[1:])
+    if first < 0 or first + shape[0] > partitions or low < 0 or high >= row_elements:
+        raise _refuse(f"ap: pattern {_pattern(window)} at {offset} leaves the tensor")
+
+
+def check_in_memory(window: Window, num_elements: int) -> None:
+    """Refuse an explicit pattern that leaves an HBM tensor."""
+    shape, strides, offset = window
+    _check_dims(len(shape))
     low, high = reach(offset, shape, strides)
-    if low < 0 or high >= total:
-        raise _refuse(f"ap: pattern {view.get_pattern()} at {offset} leaves {total} elements")
+    if low < 0 or high >= num_elements:
+        raise _refuse(f"ap: pattern {_pattern(window)} at {offset} leaves {num_elements} elements")
 
 
-def rearrange(tensor: NkiTensor, source: tuple, target: tuple, sizes: dict[str, int]) -> NkiTensor:
+def _pattern(window: Window) -> list[list[int]]:
+    shape, strides, _ = window
+    return [[stride, count] for stride, count in zip(strides, shape, strict=True)]
+
+
+def rearrange(
+    window: Window, source: tuple, target: tuple, sizes: dict[str, int], fixed_first: bool
+) -> Window:
     """einops-like: split the grouped dims of `source`, permute, merge the groups of `target`."""
     names: list[str] = []
-    view = tensor
     for entry in source:
         group = (entry,) if isinstance(entry, str) else tuple(entry)
         if len(group) > 1:
-            view = view.reshape_dim(len(names), tuple(sizes.get(n, -1) for n in group))
+            counts = tuple(sizes.get(n, -1) for n in group)
+            window = split_dim(window, len(names), counts, fixed_first)
         names.extend(group)
     order = [n for entry in target for n in ((entry,) if isinstance(entry, str) else entry)]
     if sorted(order) != sorted(names):
         raise _refuse(f"rearrange: {source} and {target} do not name the same dimensions")
-    view = view.permute(tuple(names.index(n) for n in order))
+    window = permute(window, tuple(names.index(n) for n in order), fixed_first)
     for dim, entry in enumerate(target):
         if not isinstance(entry, str) and len(entry) > 1:
-            view = view.flatten_dims(dim, dim + len(entry) - 1)
-    return view
+            window = merge_dims(window, dim, dim + len(entry) - 1, fixed_first)
+    return window
 
 
 def _keep_first(dim: int, fixed_first: bool, what: str) -> None:
