@@ -37,6 +37,7 @@ from ndtrain.nkisim import (
     parameter_types,
     public_names,
     registers,
+    ring_permute,
     spaces,
     tensor,
     tile_size,
@@ -63,7 +64,7 @@ def _sources(module: str) -> dict[str, Any]:
     if module == "nki.isa.constants":
         return vars(enums)
     if module == "nki.collectives":
-        return vars(collectives)
+        return vars(collectives) | vars(ring_permute)
     if module == "nki.isa":
         found = dict(vars(enums))
         for file in _INSTRUCTION_FILES:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ndtrain.nkisim import indexing, running
+from ndtrain.nkisim import indexing, reshaping, running
 from ndtrain.nkisim.dtypes import DType, as_dtype
 from ndtrain.nkisim.errors import HardwareLimit, missing_in_0_2, not_implemented
 from ndtrain.nkisim.memory import ON_CHIP, Storage
@@ -195,38 +195,38 @@ class NkiTensor(NKIObject):
 
     @_since_0_5
     def permute(self, dims: tuple[int, ...]) -> NkiTensor:
-        return self._with(indexing.permute(self.window, dims, self._fixed_first))
+        return self._with(reshaping.permute(self.window, dims, self._fixed_first))
 
     @_since_0_5
     def broadcast(self, dim: int, size: int) -> NkiTensor:
-        return self._with(indexing.broadcast(self.window, dim, size, self.on_chip))
+        return self._with(reshaping.broadcast(self.window, dim, size, self.on_chip))
 
     @_since_0_5
     def expand_dim(self, dim: int) -> NkiTensor:
-        return self._with(indexing.expand_dim(self.window, dim, self._fixed_first))
+        return self._with(reshaping.expand_dim(self.window, dim, self._fixed_first))
 
     @_since_0_5
     def squeeze_dim(self, dim: int) -> NkiTensor:
-        return self._with(indexing.squeeze_dim(self.window, dim, self._fixed_first))
+        return self._with(reshaping.squeeze_dim(self.window, dim, self._fixed_first))
 
     @_since_0_5
     def reshape_dim(self, dim: int, shape: tuple[int, ...]) -> NkiTensor:
-        return self._with(indexing.split_dim(self.window, dim, shape, self._fixed_first))
+        return self._with(reshaping.split_dim(self.window, dim, shape, self._fixed_first))
 
     @_since_0_5
     def flatten_dims(self, start_dim: int, end_dim: int) -> NkiTensor:
-        return self._with(indexing.merge_dims(self.window, start_dim, end_dim, self._fixed_first))
+        return self._with(reshaping.merge_dims(self.window, start_dim, end_dim, self._fixed_first))
 
     def reshape(self, *shape: Any) -> NkiTensor:
         wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        return self._with(indexing.reshape(self.window, tuple(wanted), self._fixed_first))
+        return self._with(reshaping.reshape(self.window, tuple(wanted), self._fixed_first))
 
     @_since_0_5
     def rearrange(
         self, src_pattern: tuple, dst_pattern: tuple, fixed_sizes: dict[str, int] | None = None
     ) -> NkiTensor:
         names = src_pattern, dst_pattern, fixed_sizes or {}
-        return self._with(indexing.rearrange(self.window, *names, self._fixed_first))
+        return self._with(reshaping.rearrange(self.window, *names, self._fixed_first))
 
     @property
     def _fixed_first(self) -> bool:
@@ -270,7 +270,7 @@ class NkiTensor(NKIObject):
         if self.indirection is not None:
             raise HardwareLimit("view(dtype) is not supported after a run-time index")
         return self._with(
-            indexing.reinterpret(self.window, self.dtype.itemsize, kind.itemsize), dtype=kind
+            reshaping.reinterpret(self.window, self.dtype.itemsize, kind.itemsize), dtype=kind
         )
 
     reinterpret_cast = view
