@@ -72,9 +72,10 @@ def test_import_and_export_of_neuronx_distributed(
 
     stand_in(monkeypatch, "ndtrain.checkpoint.convert", import_folder=convert)
     stand_in(monkeypatch, "ndtrain.checkpoint.nxd_writer", export_nxd=convert)
-    assert run("import", "from", "to", "--kv-copies", "trn1") == (0, "wrote to\n", "")
+    options = ["--kv-copies", "trn1", "--optimizer"]
+    assert run("import", "from", "to", *options) == (0, "wrote to\n", "")
     assert run("export", "from", "to", "--format", "nxd", "--tp", "8") == (0, "wrote to\n", "")
-    assert calls == [(Path("from"), Path("to"), "trn1"), (Path("from"), Path("to"), 8, None)]
+    assert calls == [(Path("from"), Path("to"), "trn1", True), (Path("from"), Path("to"), 8, None)]
 
 
 @pytest.mark.parametrize(
