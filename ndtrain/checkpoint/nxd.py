@@ -40,7 +40,7 @@ class NxdFolder:
 
     kv_copies: in whose order the heads lie where key/value heads are held several times. It
     cannot be told from the files, so it is None only for checkpoints without copies. Trainium2's
-    order is refused: neuronx-distributed 0.18 initialises copies there row by row, and converts
+    order is refused: neuronx-distributed initialises copies there row by row, and converts
     them in another order.
 
     Raises UserError for what the files or config.json do not say clearly.

@@ -4,7 +4,7 @@
     for part in layout.parts("layers.0.attention.qkv.weight", rank=3):
         part.key, part.dim, part.slices      # tensor `key` of rank 3: slices of ours along dim
 
-Names and cuts: neuronx-distributed 0.18, parallel_layers/layers.py, modules/qkv_linear.py,
+Names and cuts: neuronx-distributed 2.29, parallel_layers/layers.py, modules/qkv_linear.py,
 examples/training/llama and scripts/checkpoint_converter.py (the order of heads beside copies).
 """
 

@@ -5,7 +5,7 @@
 DEST/step_00000100/model/dp_rank_00_tp_rank_XX_pp_rank_00.pt with the names of
 GQAQKVColumnParallelLinear (fuse_qkv=True, its default) and of a fused gate_up_proj, a file `done`,
 and DEST/config.json with the tokenizer. Memory for one rank's file is enough.
-Never loaded by neuronx-distributed so far: it runs only with the Neuron SDK.
+Loaded by neuronx-distributed's own code (2.29) on a CPU, never on Trainium.
 """
 
 import shutil
