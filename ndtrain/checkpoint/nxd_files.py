@@ -26,9 +26,9 @@ DONE = "done"
 _FILE = re.compile(r"dp_rank_(\d+)(_ep_rank_\d+)?_tp_rank_(\d+)_pp_rank_(\d+)\.pt")
 
 
-def file_name(rank: int) -> str:
-    """The name of a tensor rank's file, of the first data-parallel and pipeline rank."""
-    return f"dp_rank_00_tp_rank_{rank:02d}_pp_rank_00.pt"
+def file_name(rank: int, part: int = 0) -> str:
+    """The name of a tensor rank's file, of data-parallel rank `part` and pipeline rank 0."""
+    return f"dp_rank_{part:02d}_tp_rank_{rank:02d}_pp_rank_00.pt"
 
 
 def find_model_folder(source: Path) -> Path | None:

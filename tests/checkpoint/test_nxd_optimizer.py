@@ -6,16 +6,18 @@ What its own ZeRO-1 optimizer wrote is in tests/xla/test_nxd_optimizer.py, for t
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from ndtrain.checkpoint.convert import import_folder
-from ndtrain.checkpoint.format import FIRST_MOMENT, MASTER, SECOND_MOMENT
+from ndtrain.checkpoint.format import FIRST_MOMENT, MASTER, SECOND_MOMENT, Manifest, Piece
 from ndtrain.checkpoint.nxd_optimizer import NxdOptimizer
+from ndtrain.checkpoint.nxd_writer import export_nxd
 from ndtrain.checkpoint.reader import Checkpoint
+from ndtrain.checkpoint.writer import begin, publish, write_files, write_rank, write_training
 from ndtrain.core.errors import UserError
 from ndtrain.models.qwen3.shape import Shape
 from tests.checkpoint.folders import LLAMA, SHAPE, TIED, LiveBytes, random_parameters
@@ -80,6 +82,66 @@ def test_import_gives_moments_and_master_weights(
             assert torch.equal(read, value), (kind, name)
     with pytest.raises(UserError, match="no data position to go on from"):
         checkpoint.training()
+
+
+OPTIM = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
+
+
+def write_run(folder: Path, shape: Shape, kinds: tuple[str, ...]) -> Path:
+    """A checkpoint of ours: weights, and `kinds` of state in one piece each."""
+    partial, files, values = begin(folder), [], whole(shape)
+    weights = [(name, 0, [(0, len(v))], v) for name, v in values[MASTER].items()]
+    files += write_rank(partial, 0, weights)
+    pieces = [
+        (Piece(name, 0, ((0, len(v)),), kind, (0, v.numel())), v.flatten())
+        for kind in kinds
+        for name, v in values[kind].items()
+    ]
+    files += write_files(partial, "state_0000", pieces)
+    files.append(write_training(partial, {"num_updates": 7, "config": {"optim": OPTIM}}))
+    publish(partial, folder, Manifest(shape, "float32", tuple(files), 9))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shape", "tp", "num_parts", "copies", "has_master"),
+    [(SHAPE, 2, 3, None, True), (TIED, 1, 1, None, False), (COPIED, 4, 2, "trn1", True)],
+)
+def test_export_gives_it_back(
+    tmp_path: Path,
+    shape: Shape,
+    tp: int,
+    num_parts: int,
+    copies: Literal["trn1"] | None,
+    has_master: bool,
+) -> None:
+    kinds = (FIRST_MOMENT, SECOND_MOMENT, *([MASTER] if has_master else []))
+    run = write_run(tmp_path / "run", shape, kinds)
+    export_nxd(run, tmp_path / "nxd", tp, copies, num_parts)
+    optim = tmp_path / "nxd" / "step_00000009" / "optim"
+    assert len(list(optim.iterdir())) == tp * num_parts
+    saved = torch.load(optim / "dp_rank_00_tp_rank_00_pp_rank_00.pt", weights_only=True)
+    assert [group["weight_decay"] for group in saved["param_groups"]] == [0.1, 0.0]
+    assert all(group["betas"] == (0.9, 0.95) for group in saved["param_groups"])
+    steps = [one["step"] for one in saved["base_state"].values()]
+    assert len({step.data_ptr() for step in steps}) == len(steps)  # each counts for itself
+    import_folder(tmp_path / "nxd", tmp_path / "back", kv_copies=copies, with_optimizer=True)
+    back = Checkpoint(tmp_path / "back")
+    assert back.manifest.step == 7
+    for kind, values in whole(shape).items():
+        for name, value in values.items():
+            read = back.state.read(kind, name, 0, [(0, len(value))])
+            assert torch.equal(read, value), (kind, name)
+
+
+def test_export_refuses_what_has_no_state(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", SHAPE, ())
+    with pytest.raises(UserError, match="no update was made yet"):
+        export_nxd(run, tmp_path / "nxd", 2, None, 2)
+    import_folder(write(tmp_path / "theirs", SHAPE), tmp_path / "ours")
+    with pytest.raises(UserError, match="weights that no run saved"):
+        export_nxd(tmp_path / "ours", tmp_path / "nxd", 2, None, 2)
+    assert not list(tmp_path.glob("nxd*"))
 
 
 def test_memory_of_one_file_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A rank that trains a few steps with neuronx-distributed's ZeRO-1 optimizer and saves.
+"""A rank that steps with neuronx-distributed's ZeRO-1 optimizer, and saves or loads.
 
 Its device is torch-xla's, which reaches no other process: gloo carries what the optimizer hands to
 torch-xla's collectives. Each data-parallel rank has another gradient; their mean is what was asked.
@@ -47,40 +47,78 @@ def train_and_save(
 
     is_sharded: by ZeRO-1; else torch's AdamW on every rank, which has the mean gradient then.
     """
-    import torch_xla
-
     state = start(root, tp)
     _carry_collectives(state)
-    model = build(shape, weights, style, copies).to(dtype)
-    _tie(model, shape)
-    if is_sharded:
-        model = model.to(torch_xla.device())
-        _tie(model, shape)
-    groups = _groups(model)
-    if is_sharded:
-        optimizer = module("optimizer").NeuronZero1Optimizer(
-            groups,
-            torch.optim.AdamW,
-            optimizer_dtype=torch.float32,
-            grad_clipping=False,
-            pin_layout=False,
-            save_master_weights=dtype != torch.float32,
-            lr=LR,
-            betas=BETAS,
-            eps=EPS,
-        )
-    else:
-        optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS)
-    shares = (2.0, 0.0) if is_sharded and state.get_data_parallel_size() == 2 else (1.0, 1.0)
-    share = shares[state.get_data_parallel_rank()]
+    model = _on_device(build(shape, weights, style, copies).to(dtype), shape, is_sharded)
+    optimizer = _optimizer(model, is_sharded)
     for gradient in gradients:
-        of_step = dict(build(shape, gradient, style, copies).named_parameters())
-        for name, parameter in model.named_parameters():
-            parameter.grad = (share * of_step[name].detach()).to(parameter.device, dtype)
-        optimizer.step()
+        _step(state, model, optimizer, build(shape, gradient, style, copies), is_sharded)
     module("trainer.checkpoint").save_checkpoint(
         str(folder), f"step_{len(gradients)}", model=model, optimizer=optimizer
     )
+
+
+def load_and_step(
+    rank: int,
+    root: Path,
+    folder: Path,
+    shape: Shape,
+    tp: int,
+    gradient: dict[str, Tensor],
+    right: dict[str, Tensor],
+    copies: int,
+    dtype: torch.dtype,
+) -> None:
+    """One step from what a folder holds, on zeros until it is loaded; then it compares.
+
+    right: what the whole parameters are to be.
+    """
+    state = start(root, tp)
+    _carry_collectives(state)
+    zeros = {name: torch.zeros_like(value) for name, value in right.items()}
+    model = _on_device(build(shape, zeros, "fused", copies).to(dtype), shape, True)
+    optimizer = _optimizer(model, True)
+    module("trainer.checkpoint").load_checkpoint(str(folder), model=model, optimizer=optimizer)
+    _step(state, model, optimizer, build(shape, gradient, "fused", copies), True)
+    expected = build(shape, right, "fused", copies).state_dict()
+    eps = 1e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value.cpu().float(), expected[name], rtol=eps, atol=1e-6)
+
+
+def _step(state: Any, model: Any, optimizer: Any, gradients: Any, is_sharded: bool) -> None:
+    """gradients: a model whose parameters are this tensor rank's; the mean over the data axis."""
+    shares = (2.0, 0.0) if is_sharded and state.get_data_parallel_size() == 2 else (1.0, 1.0)
+    share = shares[state.get_data_parallel_rank()]
+    values = dict(gradients.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.grad = (share * values[name].detach()).to(parameter.device, parameter.dtype)
+    optimizer.step()
+
+
+def _optimizer(model: Any, is_sharded: bool) -> Any:
+    settings = {"lr": LR, "betas": BETAS, "eps": EPS}
+    if not is_sharded:
+        return torch.optim.AdamW(_groups(model), **settings)
+    return module("optimizer").NeuronZero1Optimizer(
+        _groups(model),
+        torch.optim.AdamW,
+        optimizer_dtype=torch.float32,
+        grad_clipping=False,
+        pin_layout=False,
+        save_master_weights=model.lm_head.weight.dtype != torch.float32,
+        **settings,
+    )
+
+
+def _on_device(model: Any, shape: Shape, is_sharded: bool) -> Any:
+    """ZeRO-1 shards parameters of torch-xla's device alone."""
+    import torch_xla
+
+    if is_sharded:
+        model = model.to(torch_xla.device())
+    _tie(model, shape)  # what `to` parted
+    return model
 
 
 def _tie(model: Any, shape: Shape) -> None:

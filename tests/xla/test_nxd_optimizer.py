@@ -1,4 +1,4 @@
-"""What neuronx-distributed's own ZeRO-1 optimizer saved goes on as a run of ours.
+"""What neuronx-distributed's own ZeRO-1 optimizer saved goes on as a run of ours, and back.
 
 Run with NDTRAIN_NXD naming a checkout at commit fbac34901a4a1b6ccfbc8cbc4f0be2bdfb8e0b44 (release
 2.29); skipped without. See nxd_checkout.py for what stands in, nxd_zero.py for its collectives.
@@ -18,8 +18,10 @@ from torch import Tensor
 pytest.importorskip("torch_xla", reason="torch-xla is not installed")
 
 from ndtrain.checkpoint.convert import import_folder
-from ndtrain.checkpoint.format import FIRST_MOMENT, MASTER, SECOND_MOMENT
+from ndtrain.checkpoint.format import FIRST_MOMENT, MASTER, SECOND_MOMENT, Manifest, Piece
+from ndtrain.checkpoint.nxd_writer import export_nxd
 from ndtrain.checkpoint.reader import Checkpoint
+from ndtrain.checkpoint.writer import begin, publish, write_files, write_rank, write_training
 from ndtrain.config.schema import Optim
 from ndtrain.models.qwen3.hugging_face import parameter_shapes
 from ndtrain.models.qwen3.model import Qwen3
@@ -33,7 +35,7 @@ from tests.parallel import small
 from tests.rank_pool import RankPool
 from tests.xla.nxd_checkout import checkout
 from tests.xla.nxd_model import Style
-from tests.xla.nxd_zero import BETAS, DECAY, EPS, LR, train_and_save
+from tests.xla.nxd_zero import BETAS, DECAY, EPS, LR, load_and_step, train_and_save
 
 COPIED = dataclasses.replace(small.UNTIED, num_heads=8, num_kv_heads=2, head_dim=8, num_layers=1)
 # Of a few roundings in fp32: numbers near 1, and moments that are sums of them.
@@ -140,3 +142,32 @@ def test_a_run_goes_on_with_its_moments(
     own = one_step_more(tmp_path / "ours", shape)
     for name, value in trained(shape, 3)[MASTER].items():
         torch.testing.assert_close(own[name], value, **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tp", "copies", "dtype"),
+    [(small.SHAPE, 2, 1, torch.float32), (COPIED, 4, 2, torch.bfloat16)],
+)
+def test_its_optimizer_goes_on_with_ours(
+    pool: RankPool, tmp_path: Path, shape: Shape, tp: int, copies: int, dtype: torch.dtype
+) -> None:
+    partial, files, state = begin(tmp_path / "run"), [], trained(shape, 2)
+    weights = [(name, 0, [(0, len(v))], v.to(dtype)) for name, v in state[MASTER].items()]
+    files += write_rank(partial, 0, weights)
+    pieces = [
+        (Piece(name, 0, ((0, len(v)),), kind, (0, v.numel())), v.flatten())
+        for kind, values in state.items()
+        for name, v in values.items()
+    ]
+    files += write_files(partial, "state_0000", pieces)
+    optim = {"lr": LR, "betas": BETAS, "eps": EPS, "weight_decay": DECAY}
+    files.append(write_training(partial, {"num_updates": 2, "config": {"optim": optim}}))
+    name = str(dtype).removeprefix("torch.")
+    publish(partial, tmp_path / "run", Manifest(shape, name, tuple(files), 2))
+
+    order = "trn1" if copies > 1 else None
+    export_nxd(tmp_path / "run", tmp_path / "nxd", tp, order, num_parts=4 // tp)
+    right = trained(shape, 3)[MASTER]
+    gradient = parameters(shape, 3)
+    arguments = (tmp_path / "nxd", shape, tp, gradient, right, copies, dtype)
+    pool.run(load_and_step, checkout(), *arguments)
