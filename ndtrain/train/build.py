@@ -114,6 +114,7 @@ def build(
         in_background=config.overlap.data_parallel != "off",
     )
     if prior:
+        log(f"optimizer: goes on after {prior.num_updates} updates, from {prior.checkpoint.folder}")
         load_moments(optimizer, shards, prior.checkpoint.state, prior.num_updates)
     if runtime.trace is not None:
         runtime.trace.run("the initial state", log)

@@ -29,7 +29,7 @@ def open_prior(weights: str | None) -> Prior:
     if not isinstance(source, Checkpoint) or not source.state.has(FIRST_MOMENT):
         raise UserError(
             "there are no moments to begin with",
-            f"optim.restore=true, model.weights={weights}",
+            f"optim.restore=true, model.weights={weights or 'null'}",
             "set model.weights to a run or to what `ndtrain import --optimizer` wrote, or"
             " optim.restore=false",
         )

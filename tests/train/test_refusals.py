@@ -65,7 +65,7 @@ def test_moments_that_are_not_there_cannot_be_begun_with(weights: Path) -> None:
     for given in (None, str(weights)):
         with pytest.raises(UserError, match="no moments to begin with") as caught:
             open_prior(given)
-        assert caught.value.where == f"optim.restore=true, model.weights={given}"
+        assert caught.value.where == f"optim.restore=true, model.weights={given or 'null'}"
 
 
 @pytest.mark.parametrize("text", ["[", "[]", "{}"])

@@ -23,7 +23,7 @@ from ndtrain.checkpoint.nxd_writer import export_nxd
 from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.writer import begin, publish, write_rank
 from ndtrain.core.errors import UserError
-from ndtrain.models.qwen3.hugging_face import parameter_shapes
+from ndtrain.models.qwen3.hugging_face import hugging_face_names, parameter_shapes, row_counts
 from ndtrain.models.qwen3.shape import Shape
 from tests.parallel import small
 from tests.rank_pool import RankPool
@@ -74,6 +74,15 @@ def load_rank(rank: int, root: Path, folder: Path, shape: Shape, copies: int) ->
     return max((state[name] - right[name]).abs().max().item() for name in state)
 
 
+def convert_rank(rank: int, root: Path, direction: str, *arguments: str) -> None:
+    """NxD's converter, on the first rank."""
+    if rank == 0:
+        install(root)
+        converter = module("scripts.checkpoint_converter").CheckpointConverterBase()
+        options = [f"--{direction}", "--hw_backend=trn1", f"--tp_size={TP}", *arguments]
+        converter.run(converter.get_arg_parser().parse_args(options))
+
+
 @pytest.fixture(scope="module")
 def pool() -> Iterator[RankPool]:
     """Its own: NxD's state and the stand-ins live as long as the processes."""
@@ -120,6 +129,38 @@ def test_it_loads_what_is_exported(
     export_nxd(tmp_path / "ours", tmp_path / "nxd", TP, _order(copies))
     for difference in pool.run(load_rank, checkout(), tmp_path / "nxd", shape, copies):
         assert difference == 0
+
+
+# Its converter takes the size of a head from the hidden size.
+CONVERTED = dataclasses.replace(SHAPE, hidden_size=64, num_kv_heads=2)
+
+
+def hugging_face_state(shape: Shape) -> dict[str, Tensor]:
+    return {
+        theirs: part.clone()
+        for name, value in parameters(shape).items()
+        for theirs, part in zip(
+            hugging_face_names(name), value.split(row_counts(name, shape)), strict=True
+        )
+    }
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_its_converter_has_the_same_order_of_copies(
+    pool: RankPool, tmp_path: Path, fuse: bool
+) -> None:
+    config, shape = tmp_path / "config.json", CONVERTED
+    config.write_text(json.dumps(shape.to_hugging_face("float32")))
+    torch.save(hugging_face_state(shape), tmp_path / "full.pt")
+    options = [f"--config={config}", "--kv_size_multiplier=2", "--qkv_linear=1", "--n_layers=2"]
+    options += ["--fuse_qkv=1"] if fuse else []
+    folders = [f"--input_dir={tmp_path / 'full.pt'}", f"--output_dir={tmp_path / 'nxd'}"]
+    pool.run(convert_rank, checkout(), "convert_from_full_state", *options, *folders)
+    (tmp_path / "nxd" / "config.json").write_text(config.read_text())
+    import_folder(tmp_path / "nxd" / "model", tmp_path / "ours", kv_copies="trn1")
+    right = parameters(shape)
+    for name, tensor in Checkpoint(tmp_path / "ours").tensors():
+        assert torch.equal(tensor, right[name]), name
 
 
 def test_the_layout_of_tensors_in_files_of_their_own_is_refused(
