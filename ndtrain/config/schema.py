@@ -124,6 +124,8 @@ class Optim(Section):
     """Last steps in which `wsd` decays."""
     final_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Learning rate at the end, as a share of `lr`."""
+    restore: bool = False
+    """Begin with the moments and master weights that are in model.weights too."""
 
 
 class Train(Section):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import open_source
 from ndtrain.config import schema
 from ndtrain.core.errors import UserError
@@ -40,6 +39,7 @@ from ndtrain.train.agree import together
 from ndtrain.train.hardware import Hardware, find_hardware
 from ndtrain.train.optimizer_state import MasterWeights, load_moments
 from ndtrain.train.overlap_plan import Machine, measure_machine, overlap_plan
+from ndtrain.train.prior_state import Prior, open_prior
 from ndtrain.train.resume import Start
 
 Log = Callable[[str], None]
@@ -87,7 +87,8 @@ def build(
     loader = _loader(config, dataset)
     log(f"data: {loader.describe()}")
     shape = shape_of(config.model)
-    source = together(runtime, lambda: _source(config, shape, start.checkpoint), "weights")
+    prior = together(runtime, lambda: _prior(config, start), "prior_state")
+    source = together(runtime, lambda: _source(config, shape, prior), "weights")
     together(runtime, lambda: _restore_position(loader, start), "data_position")
     implementation = choose(
         config.ops.attention, runtime.device, attention_problem(config, shape.head_dim)
@@ -112,8 +113,9 @@ def build(
         bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
         in_background=config.overlap.data_parallel != "off",
     )
-    if start.checkpoint and start.state:
-        load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
+    if prior:
+        log(f"optimizer: goes on after {prior.num_updates} updates, from {prior.checkpoint.folder}")
+        load_moments(optimizer, shards, prior.checkpoint.state, prior.num_updates)
     if runtime.trace is not None:
         runtime.trace.run("the initial state", log)
     if config.runtime.compile:
@@ -196,11 +198,18 @@ def _restore_position(loader: Loader, start: Start) -> None:
     loader.load_state(start.state.data)
 
 
-def _source(config: schema.Config, shape: Shape, checkpoint: Checkpoint | None) -> Source:
+def _prior(config: schema.Config, start: Start) -> Prior | None:
+    """Whose optimizer's state the run begins with, if any's."""
+    if start.checkpoint and start.state:
+        return Prior(start.checkpoint, start.state.num_updates)
+    return open_prior(config.model.weights) if config.optim.restore else None
+
+
+def _source(config: schema.Config, shape: Shape, prior: Prior | None) -> Source:
     """Where the weights come from."""
-    if checkpoint is not None:
-        _refuse_another_shape(shape, checkpoint.shape, checkpoint.folder)
-        return MasterWeights(checkpoint)
+    if prior is not None:
+        _refuse_another_shape(shape, prior.checkpoint.shape, prior.checkpoint.folder)
+        return MasterWeights(prior.checkpoint)
     if config.model.weights is None:
         return RandomWeights(shape, config.run.seed)
     folder = Path(config.model.weights).expanduser()
