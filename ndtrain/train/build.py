@@ -14,6 +14,7 @@ import torch
 
 from ndtrain.checkpoint.source import open_source
 from ndtrain.config import schema
+from ndtrain.config.overlapping import data_form
 from ndtrain.core.errors import UserError
 from ndtrain.data.dataset import Dataset
 from ndtrain.data.loader import HeldOutRows, Loader
@@ -102,7 +103,7 @@ def build(
     plan_file = Path(config.run.directory) / config.run.name / "plan.json"
     decision = overlap_plan(config, runtime, shape, machine, plan_file, log)
     shards = parallelize(model, runtime, decision.modes)
-    dtype = DTYPES[config.train.compute_dtype]
+    dtype, form = DTYPES[config.train.compute_dtype], data_form(config)
     optimizer = (TracedAdamW if is_traced else ShardedAdamW)(
         model,
         shards,
@@ -111,8 +112,10 @@ def build(
         config.optim,
         dtype,
         bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
-        in_background=config.overlap.data_parallel != "off",
+        in_background=form != "off",
+        serial=form == "serial",
     )
+    _say_how_buckets_travel(runtime, optimizer, form, log)
     if prior:
         log(f"optimizer: goes on after {prior.num_updates} updates, from {prior.checkpoint.folder}")
         load_moments(optimizer, shards, prior.checkpoint.state, prior.num_updates)
@@ -138,6 +141,17 @@ def build(
         machine,
         decision,
     )
+
+
+def _say_how_buckets_travel(runtime: Runtime, optimizer: ShardedAdamW, form: str, log: Log) -> None:
+    if runtime.mesh.data.size == 1:
+        return
+    how = {
+        "on": "behind backward, update and the next forward",
+        "serial": "as behind backward, update and the next forward, one node at a time",
+        "off": "blocking",
+    }[form]
+    log(f"overlap: {len(optimizer.buckets)} buckets of gradients and weights: {how}")
 
 
 def _compile(model: Qwen3, device: str, implementation: str, log: Log) -> None:

@@ -87,6 +87,33 @@ def test_an_earlier_checkpoint_of_the_same_run(case: Case, undisturbed: Case) ->
     assert len(abandoned) == 4
 
 
+@pytest.mark.slow
+def test_the_plan_goes_with_the_run_and_with_its_checkpoint(case: Case) -> None:
+    """Reused where the run goes on, in another directory too; decided again only when asked."""
+
+    def start(steps: int, *overrides: str) -> str:
+        run = case.start(f"train.steps={steps}", *overrides, num_ranks=2, tp=2)
+        run.finish()
+        return run.output
+
+    def plan(name: str = "r") -> dict:
+        return json.loads((case.folder / name / "plan.json").read_text())
+
+    assert "overlap: qkv forward: " in start(2)
+    decided = plan()
+    (checkpoint,) = case.checkpoints()
+    assert json.loads((checkpoint / "training.json").read_text())["plan"] == decided
+    assert "overlap: as decided before" in start(4)
+    assert plan()["figures"] == decided["figures"]
+    there = ("run.name=other", f"checkpoint.resume={case.checkpoints()[-1]}")
+    assert "overlap: as decided before" in start(6, *there)
+    assert plan("other")["figures"] == decided["figures"]
+    again = start(6, "overlap.replan=true")
+    assert "as decided before" not in again
+    assert "overlap: qkv forward: " in again
+    assert plan()["figures"] != decided["figures"]  # measured anew
+
+
 def test_other_data_are_refused(case: Case) -> None:
     case.start("train.steps=1", "train.eval_every=0").finish()
     (case.folder / "text" / "0.txt").write_text("something else was written here " * 9)
