@@ -45,6 +45,8 @@ from ndtrain.train.resume import Start
 
 Log = Callable[[str], None]
 
+INITIAL_STATE = "the initial state"
+
 
 @dataclass(frozen=True)
 class Training:
@@ -98,29 +100,17 @@ def build(
 
     with torch.device("meta"):
         model = Qwen3(shape, implementation)
-    is_traced = runtime.trace is not None
     machine = _machine(config, runtime)
     plan_file = Path(config.run.directory) / config.run.name / "plan.json"
     decision = overlap_plan(config, runtime, shape, machine, plan_file, log)
     shards = parallelize(model, runtime, decision.modes)
-    dtype, form = DTYPES[config.train.compute_dtype], data_form(config)
-    optimizer = (TracedAdamW if is_traced else ShardedAdamW)(
-        model,
-        shards,
-        source,
-        runtime,
-        config.optim,
-        dtype,
-        bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
-        in_background=form != "off",
-        serial=form == "serial",
-    )
-    _say_how_buckets_travel(runtime, optimizer, form, log)
+    with runtime.compiling(INITIAL_STATE, log):
+        optimizer = _optimizer(config, runtime, model, shards, source, prior)
+    _say_how_buckets_travel(runtime, optimizer, data_form(config), log)
     if prior:
         log(f"optimizer: goes on after {prior.num_updates} updates, from {prior.checkpoint.folder}")
-        load_moments(optimizer, shards, prior.checkpoint.state, prior.num_updates)
     if runtime.trace is not None:
-        runtime.trace.run("the initial state", log)
+        runtime.trace.run(INITIAL_STATE, log)
     if config.runtime.compile:
         _compile(model, config.runtime.device, implementation, log)
     recompute(model, config.train.recompute, runtime.trace)
@@ -141,6 +131,32 @@ def build(
         machine,
         decision,
     )
+
+
+def _optimizer(
+    config: schema.Config,
+    runtime: Runtime,
+    model: Qwen3,
+    shards: dict[str, Shard],
+    source: Source,
+    prior: Prior | None,
+) -> ShardedAdamW:
+    """With the weights of `source` and, where the run goes on, its moments."""
+    form = data_form(config)
+    optimizer = (ShardedAdamW if runtime.trace is None else TracedAdamW)(
+        model,
+        shards,
+        source,
+        runtime,
+        config.optim,
+        DTYPES[config.train.compute_dtype],
+        bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
+        in_background=form != "off",
+        serial=form == "serial",
+    )
+    if prior:
+        load_moments(optimizer, shards, prior.checkpoint.state, prior.num_updates)
+    return optimizer
 
 
 def _say_how_buckets_travel(runtime: Runtime, optimizer: ShardedAdamW, form: str, log: Log) -> None:
