@@ -15,10 +15,31 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from ndtrain.bench.shaped_link import shaped_link
 from ndtrain.core.errors import UserError
 from ndtrain.train.place import threads_per_rank
 
 Result = TypeVar("Result")
+
+
+def first_result(
+    function: Callable[..., Result],
+    arguments: tuple[Any, ...],
+    num_ranks: int,
+    megabits: int | None,
+) -> Result | None:
+    """The first rank's result; None on the other ranks of a job that something else started.
+
+    megabits: of a link that is made between ranks on this machine; None: the link as it is.
+    Raises UserError where there can be no such link, or the job has another number of ranks.
+    """
+    if is_launched_rank():
+        result = as_launched_rank(function, arguments, num_ranks)
+        return result if launched_rank() == 0 else None
+    if megabits is None:
+        return run_on_ranks(function, arguments, num_ranks)[0]
+    with shaped_link(num_ranks, megabits) as link:
+        return link.run(function, arguments)[0]
 
 
 def run_on_ranks(

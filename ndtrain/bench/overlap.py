@@ -2,10 +2,10 @@
 
     measurement = measure_overlap(workload, num_rounds=10, megabits=1000)
 
-Contestants in one process group, in interleaved rounds: bare compute, the transfers alone, both at
-once and neither waiting for the other, PyTorch's DTensor, and ours in every form: off, serial,
-bulk, chunk, ring, ring2 and auto, which the gate decides from figures measured on the same link a
-moment before.
+Contestants in one process group, in interleaved rounds: bare compute; what the machine allows, in
+plain PyTorch (`machine.py`): the same compute, the transfers alone, both at once and neither
+waiting for the other; PyTorch's DTensor; and ours in every form: off, serial, bulk, chunk, ring,
+ring2 and auto, which the gate decides from figures measured on the same link a moment before.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ import torch.distributed as dist
 
 from ndtrain.bench import launch
 from ndtrain.bench.contestant import Contestant
-from ndtrain.bench.contestants_ours import Bare, Beside, Exchange, Ours
+from ndtrain.bench.contestants_ours import Bare, Ours
 from ndtrain.bench.contestants_peers import DTensorPeer
+from ndtrain.bench.machine import plain_contestants
 from ndtrain.bench.peer_model import require_transformers
 from ndtrain.bench.rounds import Rounds, run_rounds
-from ndtrain.bench.shaped_link import shaped_link
+from ndtrain.bench.transfers import Layout
 from ndtrain.bench.workload import Workload
 from ndtrain.config.schema import Overlap
 from ndtrain.overlap.gate import Decision
@@ -71,16 +72,10 @@ def measure_overlap(
     """None on ranks of a torchrun job that do not report. Raises UserError as `measure_step`."""
     workload.check()
     require_transformers()
-    arguments = (workload, num_rounds)
-    if launch.is_launched_rank():
-        rounds, decided = launch.as_launched_rank(_rounds, arguments, workload.num_ranks)
-        if launch.launched_rank() != 0:
-            return None
-    elif megabits is None:
-        rounds, decided = launch.run_on_ranks(_rounds, arguments, workload.num_ranks)[0]
-    else:
-        with shaped_link(workload.num_ranks, megabits) as link:
-            rounds, decided = link.run(_rounds, arguments)[0]
+    found = launch.first_result(_rounds, (workload, num_rounds), workload.num_ranks, megabits)
+    if found is None:
+        return None
+    rounds, decided = found
     return OverlapMeasurement(
         workload=workload,
         megabits=megabits,
@@ -93,9 +88,8 @@ def measure_overlap(
 def _rounds(workload: Workload, num_rounds: int) -> tuple[Rounds, list[str]]:
     runtime = start_cpu(workload.num_ranks, 1, workload.shape.num_kv_heads)
     forms = [OursAs(form, runtime) for form in FORMS]
-    bare, exchange = Bare(), Exchange()
-    alone: list[Contestant] = [bare, exchange, Beside(bare, exchange)]
-    contestants: list[Contestant] = [*alone, DTensorPeer(), *forms]
+    alone = plain_contestants(Layout(workload.num_ranks, 1, dist.get_rank()), None)
+    contestants: list[Contestant] = [Bare(), *alone, DTensorPeer(), *forms]
     rounds = run_rounds(contestants, workload, num_rounds)
     decision = forms[-1].decision
     assert decision is not None

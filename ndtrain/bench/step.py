@@ -7,24 +7,20 @@ print(report.as_text(measurement))
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from ndtrain.bench import launch, memory
 from ndtrain.bench.contestant import Contestant
-from ndtrain.bench.contestants_ours import Bare, Exchange, Ours
+from ndtrain.bench.contestants_ours import Bare, Ours
 from ndtrain.bench.contestants_peers import DTensorPeer, Transformers
 from ndtrain.bench.peer_model import require_transformers
+from ndtrain.bench.plain_exchange import PlainExchange
 from ndtrain.bench.rounds import Rounds, run_rounds
+from ndtrain.bench.transfers import Layout
 from ndtrain.bench.workload import Workload
 from ndtrain.observe.environment import processor_name
 from ndtrain.train.place import threads_per_rank
 
-CONTESTANTS: tuple[type[Contestant], ...] = (
-    Ours,
-    DTensorPeer,
-    Bare,
-    Exchange,
-    Transformers,
-)
 MEASURED_FOR_MEMORY: tuple[type[Contestant], ...] = (Ours, DTensorPeer)
 
 
@@ -68,7 +64,9 @@ def measure_step(workload: Workload, num_rounds: int) -> Measurement | None:
 
 
 def _time_rounds(workload: Workload, num_rounds: int) -> Rounds:
-    return run_rounds([kind() for kind in CONTESTANTS], workload, num_rounds)
+    exchange = PlainExchange(Layout(workload.num_ranks, 1, dist.get_rank()), ("tensor",))
+    contestants = [Ours(), DTensorPeer(), Bare(), exchange, Transformers()]
+    return run_rounds(contestants, workload, num_rounds)
 
 
 def _measure_memory(workload: Workload) -> dict[str, int]:

@@ -3,7 +3,7 @@
 replace(DEFAULT, num_ranks=4).check()
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ndtrain.core.errors import UserError, UserErrors
 from ndtrain.models.qwen3.shape import Shape
@@ -60,6 +60,11 @@ class Workload:
             )
         if errors:
             raise UserErrors(errors)
+
+
+def of_replica(workload: Workload, data_rank: int) -> Workload:
+    """The same with the tokens of one replica."""
+    return replace(workload, seed=workload.seed + data_rank)
 
 
 # Two layers of Qwen3-0.6B with a small vocabulary: a few seconds a step on one slow core.

@@ -2,19 +2,19 @@
 
     measurement = measure_zero(workload, 2, num_rounds=10, megabits=1000, bucket_bytes=16 * 10**6)
 
-Contestants in one process group, in interleaved rounds: bare compute; the transfers alone, of each
-axis; bare compute and all transfers at once, neither waiting for the other; and ours with nothing
-hidden, with the tensor axis hidden (the gate's choice), with the data axis hidden (ZeRO's buckets),
-and with both. As in a run, a step finds the weights of the one before on their way: an untimed step
-comes first, and the weights of the timed one arrive after it, untimed.
+Contestants in one process group, in interleaved rounds: bare compute; what the machine allows, in
+plain PyTorch (`machine.py`): the same compute, the transfers of each axis alone, compute and all
+transfers at once, neither waiting for the other; and ours with nothing hidden, with the tensor
+axis hidden (the gate's choice), with the data axis hidden (ZeRO's buckets), and with both. As in a
+run, a step finds the weights of the one before on their way: an untimed step comes first, and the
+weights of the timed one arrive after it, untimed.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal, cast
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -22,28 +22,22 @@ import torch.distributed as dist
 from ndtrain.bench import launch
 from ndtrain.bench.batch import make_batch
 from ndtrain.bench.contestant import Contestant
-from ndtrain.bench.contestants_ours import Beside, Recorder
+from ndtrain.bench.machine import plain_contestants
 from ndtrain.bench.rounds import Rounds, run_rounds
-from ndtrain.bench.shaped_link import shaped_link
-from ndtrain.bench.workload import Workload
+from ndtrain.bench.transfers import Layout
+from ndtrain.bench.workload import Workload, of_replica
 from ndtrain.config.schema import Optim, Overlap
 from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.overlap.gate import Decision
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.zero import ShardedAdamW
-from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.dtypes import DTYPES
-from ndtrain.runtime.gloo import GlooTransport
-from ndtrain.runtime.mesh import Axis
 from ndtrain.runtime.runtime import Runtime, start_cpu, still
-from ndtrain.runtime.streams import InlineStream
-from ndtrain.runtime.transport import Transport
 from ndtrain.train.overlap_plan import decide_on, measure_machine
 from ndtrain.train.place import threads_per_rank
 
 Hidden = Literal["nothing", "tensor", "data", "both"]
-AXES: tuple[Literal["tensor", "data"], ...] = ("tensor", "data")
 
 
 class ZeroSteps(Contestant):
@@ -76,7 +70,7 @@ class ZeroSteps(Contestant):
             self._bucket_bytes,
             in_background=self._hides in ("data", "both"),
         )
-        own = replace(workload, seed=workload.seed + runtime.mesh.data.rank)
+        own = of_replica(workload, runtime.mesh.data.rank)
         self._tokens_BS, self._targets_BS = make_batch(own)
         weight = 1 / (self._tokens_BS.numel() * self._dp)
         self._weights_BS = torch.full(self._tokens_BS.shape, weight)
@@ -129,42 +123,6 @@ class BareSteps(ZeroSteps):
         return Decision.blocking()
 
 
-class ExchangeOf(Contestant):
-    """The transfers of a step over some axes, in their order and sizes, with no compute between."""
-
-    uses_all_ranks = True
-    has_loss = False
-
-    def __init__(self, axes: Sequence[str], dp: int, bucket_bytes: int, runtime: Runtime) -> None:
-        self.name = f"exchange {' + '.join(axes)}"
-        self._axes, self._dp, self._runtime = axes, dp, runtime
-        self._bucket_bytes = bucket_bytes
-
-    def setup(self, workload: Workload) -> None:
-        recorder = Recorder(GlooTransport("main"))
-        collectives = Collectives(cast(Transport, recorder), self._runtime.spans)
-        streams = dict.fromkeys(self._runtime.streams, InlineStream(collectives))
-        runtime = replace(
-            self._runtime, collectives=collectives, streams=streams, serial_streams=streams
-        )
-        recorded = ZeroSteps("nothing", self._dp, self._bucket_bytes, runtime)
-        recorded.setup(workload)
-        recorder.calls.clear()  # of the decision
-        recorded.step()
-        self.calls = [call for call in recorder.calls if _axis_of(call) in self._axes]
-
-    def step(self) -> float:
-        for call in self.calls:
-            call()
-        return math.nan
-
-
-def _axis_of(call: partial) -> str:
-    """What the world shares, the norm of the gradient, counts for the data axis."""
-    (axis,) = (argument for argument in call.args if isinstance(argument, Axis))
-    return "tensor" if axis.name in ("tensor", "key_value") else "data"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZeroMeasurement:
     workload: Workload  # num_ranks: of the tensor axis; batch_size: of a replica
@@ -184,17 +142,12 @@ def measure_zero(
     bucket_bytes: of fp32 gradients that travel together.
     """
     workload.check()
-    arguments = (workload, dp, num_rounds, bucket_bytes)
     num_ranks = workload.num_ranks * dp
-    if launch.is_launched_rank():
-        rounds, decided = launch.as_launched_rank(_rounds, arguments, num_ranks)
-        if launch.launched_rank() != 0:
-            return None
-    elif megabits is None:
-        rounds, decided = launch.run_on_ranks(_rounds, arguments, num_ranks)[0]
-    else:
-        with shaped_link(num_ranks, megabits) as link:
-            rounds, decided = link.run(_rounds, arguments)[0]
+    arguments = (workload, dp, num_rounds, bucket_bytes)
+    found = launch.first_result(_rounds, arguments, num_ranks, megabits)
+    if found is None:
+        return None
+    rounds, decided = found
     return ZeroMeasurement(
         workload=workload,
         dp=dp,
@@ -211,10 +164,6 @@ def forms_of(tp: int) -> tuple[Hidden, ...]:
     return ("nothing", "data") if tp == 1 else ("nothing", "tensor", "data", "both")
 
 
-def axes_of(tp: int) -> tuple[str, ...]:
-    return AXES[1:] if tp == 1 else AXES
-
-
 def _rounds(
     workload: Workload, dp: int, num_rounds: int, bucket_bytes: int
 ) -> tuple[Rounds, list[str]]:
@@ -222,11 +171,8 @@ def _rounds(
     runtime = start_cpu(tp, dp, workload.shape.num_kv_heads)
     forms = [ZeroSteps(hides, dp, bucket_bytes, runtime) for hides in forms_of(tp)]
     bare = BareSteps(workload, dp, bucket_bytes)
-    exchanges = [ExchangeOf([axis], dp, bucket_bytes, runtime) for axis in axes_of(tp)]
-    if tp > 1:
-        exchanges.append(ExchangeOf(axes_of(tp), dp, bucket_bytes, runtime))
-    beside = Beside(bare, exchanges[-1])
-    contestants: list[Contestant] = [bare, *exchanges, beside, *forms]
+    alone = plain_contestants(Layout(tp, dp, dist.get_rank()), bucket_bytes)
+    contestants: list[Contestant] = [bare, *alone, *forms]
     rounds = run_rounds(contestants, workload, num_rounds)
     decision = forms[-1].decision
     assert decision is not None

@@ -2,15 +2,18 @@
 
     model_folder = find_model_folder(Path("nxd_checkpoints"))     # None: it is something else
     tensors = [open_rank(path) for path in rank_files(model_folder)]
+    paths = optimizer_files(model_folder, num_ranks=8)         # see nxd_optimizer.py
 
-Layout: TAG/model/dp_rank_00_tp_rank_XX_pp_rank_XX.pt, TAG/done once the save is complete
-(neuronx-distributed 0.18, trainer/checkpoint.py). Any of the three folders may be given.
+Layout: TAG/model/dp_rank_00_tp_rank_XX_pp_rank_XX.pt, TAG/optim beside it, TAG/done once the save
+is complete (neuronx-distributed 2.29, trainer/checkpoint.py). The folder of tags, a tag or `model`
+may be given.
 The files are opened with torch's reader of weights alone, which runs no code, and memory-mapped.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +21,14 @@ from torch import Tensor
 from ndtrain.core.errors import UserError
 
 MODEL = "model"
+OPTIMIZER = "optim"
 DONE = "done"
 _FILE = re.compile(r"dp_rank_(\d+)(_ep_rank_\d+)?_tp_rank_(\d+)_pp_rank_(\d+)\.pt")
 
 
-def file_name(rank: int) -> str:
-    """The name of a tensor rank's file, of the first data-parallel and pipeline rank."""
-    return f"dp_rank_00_tp_rank_{rank:02d}_pp_rank_00.pt"
+def file_name(rank: int, part: int = 0) -> str:
+    """The name of a tensor rank's file, of data-parallel rank `part` and pipeline rank 0."""
+    return f"dp_rank_{part:02d}_tp_rank_{rank:02d}_pp_rank_00.pt"
 
 
 def find_model_folder(source: Path) -> Path | None:
@@ -72,17 +76,7 @@ def open_rank(path: Path) -> Mapping[str, Tensor]:
 
     Raises UserError for a file that holds more than tensors and containers of them, or is damaged.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        # torch raises its unpickler's errors, RuntimeError, ValueError or EOFError here.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"not a file of tensors alone: {reason}",
-            str(path),
-            "nothing but tensors is read, for a pickle can run code; save it again with "
-            "torch.save(model.state_dict(), path)",
-        ) from None
+    state = open_plain(path)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]  # as neuronx-distributed's converter accepts it too
     if not isinstance(state, dict) or not all(
@@ -94,6 +88,55 @@ def open_rank(path: Path) -> Mapping[str, Tensor]:
             "save model.state_dict(), or a dictionary with it as `model`",
         )
     return state
+
+
+def open_plain(path: Path) -> Any:
+    """What torch.save wrote: tensors, numbers, texts and containers of them; memory-mapped.
+
+    Raises UserError for a file that holds more than that, or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        # torch raises its unpickler's errors, RuntimeError, ValueError or EOFError here.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"not a file of tensors alone: {reason}",
+            str(path),
+            "nothing but tensors is read, for a pickle can run code; save it again with "
+            "torch.save(model.state_dict(), path)",
+        ) from None
+
+
+def optimizer_files(model_folder: Path, num_ranks: int) -> list[list[Path]]:
+    """For each tensor rank, the files of its data-parallel ranks in order, of the folder `optim`.
+
+    Raises UserError if there are none, if one is missing, and for other layouts.
+    """
+    folder = model_folder.parent / OPTIMIZER
+    found: dict[tuple[int, int], Path] = {}
+    for path in sorted(folder.glob("*.pt")):
+        match = _FILE.fullmatch(path.name)
+        if match is not None:
+            data_rank, expert, tensor_rank, pipeline_rank = match.groups()
+            _refuse_other_layouts(path, expert is not None, int(pipeline_rank))
+            found[int(tensor_rank), int(data_rank)] = path
+    if not found:
+        raise UserError(
+            "no state of an optimizer: no files dp_rank_XX_tp_rank_XX_pp_rank_00.pt",
+            str(folder),
+            "leave --optimizer out; what use_zero1_dcp=True or --convert_to_full wrote is not read",
+        )
+    num_parts = 1 + max(data_rank for _, data_rank in found)
+    wanted = {(rank, part) for rank in range(num_ranks) for part in range(num_parts)}
+    if wrong := sorted(wanted ^ found.keys()):
+        raise UserError(
+            f"the files are not those of {num_ranks} tensor ranks and {num_parts} data-parallel"
+            f" ranks: see tensor rank {wrong[0][0]}, data-parallel rank {wrong[0][1]}",
+            str(folder),
+            "copy the files of all ranks",
+        )
+    return [[found[rank, part] for part in range(num_parts)] for rank in range(num_ranks)]
 
 
 def _has_files(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`ndtrain bench step|overlap`: how fast a step is and could be, and what hiding is worth."""
+"""`ndtrain bench step|overlap|machine`: how fast a step is, what hiding is worth and could be."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,22 +79,36 @@ def step(rounds: int, as_json: bool, **shape: Any) -> None:
     report.check_losses(measurement)
 
 
+def link_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say over what, and whether the optimizer takes part."""
+    options = [
+        click.option(
+            "--link-mbits",
+            type=POSITIVE,
+            help="Join the ranks by a link of this speed, in network namespaces (root, Linux,"
+            " iproute2).",
+        ),
+        click.option("--dp", type=POSITIVE, default=1, help="Replicas, with --zero."),
+        click.option(
+            "--zero",
+            is_flag=True,
+            help="Whole optimizer steps, with ZeRO's buckets over --dp replicas.",
+        ),
+        click.option(
+            "--bucket-mb",
+            type=POSITIVE,
+            help="Gradients that travel together, with --zero; by default"
+            " overlap.bucket_megabytes.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @bench.command()
 @shape_options
-@click.option(
-    "--link-mbits",
-    type=POSITIVE,
-    help="Join the ranks by a link of this speed, in network namespaces (root, Linux, iproute2).",
-)
-@click.option("--dp", type=POSITIVE, default=1, help="Replicas, with --zero.")
-@click.option(
-    "--zero", is_flag=True, help="Whole optimizer steps, with ZeRO's buckets over --dp replicas."
-)
-@click.option(
-    "--bucket-mb",
-    type=POSITIVE,
-    help="Gradients that travel together, with --zero; by default overlap.bucket_megabytes.",
-)
+@link_options
 def overlap(
     rounds: int,
     as_json: bool,
@@ -106,27 +120,61 @@ def overlap(
 ) -> None:
     """What hiding the communication is worth: ours in every form, bare compute, DTensor.
 
-    All take turns in each round. exchange is the collectives alone. Without --link-mbits the link
-    is what joins the ranks: loopback on one machine, where bytes cost compute and hardly any time,
-    or the network of a torchrun job.
+    All take turns in each round. plain, exchange and beside are those of `ndtrain bench machine`.
+    Without --link-mbits the link is what joins the ranks: loopback on one machine, where bytes cost
+    compute and hardly any time, or the network of a torchrun job.
 
     With --zero the steps are whole, and each axis of --tp x --dp ranks is hidden on its own.
     """
     _check_replicas(dp, zero, bucket_mb)
     workload = _workload(**shape)
-    if zero:
-        _zero(workload, dp, rounds, link_mbits, bucket_mb, as_json)
-        return
-    from ndtrain.bench import overlap_report
+    from ndtrain.bench import overlap_report, zero_report
     from ndtrain.bench.overlap import measure_overlap
+    from ndtrain.bench.zero import measure_zero
 
-    measurement = measure_overlap(workload, rounds, link_mbits)
+    if zero:
+        bucket_bytes = _bucket_bytes(bucket_mb)
+        _print(measure_zero(workload, dp, rounds, link_mbits, bucket_bytes), zero_report, as_json)
+    else:
+        _print(measure_overlap(workload, rounds, link_mbits), overlap_report, as_json)
+
+
+@bench.command()
+@shape_options
+@link_options
+def machine(
+    rounds: int,
+    as_json: bool,
+    link_mbits: int | None,
+    dp: int,
+    zero: bool,
+    bucket_mb: int | None,
+    **shape: Any,
+) -> None:
+    """What this machine and link allow to any implementation, in plain PyTorch.
+
+    plain is a rank's share of the compute, exchange the bytes that a step sends, beside both at
+    once while neither waits for the other: moving bytes takes cycles from compute. None of
+    ndtrain's schedules, streams and parallel layers is in it. Options are those of `bench overlap`.
+    """
+    _check_replicas(dp, zero, bucket_mb)
+    workload = _workload(**shape)
+    from ndtrain.bench import machine_report
+    from ndtrain.bench.machine import measure_machine
+
+    bucket_bytes = _bucket_bytes(bucket_mb) if zero else None
+    measurement = measure_machine(workload, dp, rounds, link_mbits, bucket_bytes)
+    _print(measurement, machine_report, as_json)
+
+
+def _print(measurement: Any, report: Any, as_json: bool) -> None:
+    """report: the module that writes such a measurement."""
     if measurement is None:  # not the rank that reports
         return
     if as_json:
-        terminal.print_json(overlap_report.as_json(measurement))
+        terminal.print_json(report.as_json(measurement))
     else:
-        click.echo(overlap_report.as_text(measurement))
+        click.echo(report.as_text(measurement))
 
 
 def _check_replicas(dp: int, zero: bool, bucket_mb: int | None) -> None:
@@ -144,25 +192,8 @@ def _check_replicas(dp: int, zero: bool, bucket_mb: int | None) -> None:
         )
 
 
-def _zero(
-    workload: Workload,
-    dp: int,
-    rounds: int,
-    link_mbits: int | None,
-    bucket_mb: int | None,
-    as_json: bool,
-) -> None:
-    from ndtrain.bench import zero_report
-    from ndtrain.bench.zero import measure_zero
-
-    megabytes = bucket_mb or Overlap().bucket_megabytes
-    measurement = measure_zero(workload, dp, rounds, link_mbits, round(megabytes * 1e6))
-    if measurement is None:  # not the rank that reports
-        return
-    if as_json:
-        terminal.print_json(zero_report.as_json(measurement))
-    else:
-        click.echo(zero_report.as_text(measurement))
+def _bucket_bytes(megabytes: int | None) -> int:
+    return round((megabytes or Overlap().bucket_megabytes) * 1e6)
 
 
 def _workload(

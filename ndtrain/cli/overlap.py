@@ -118,15 +118,18 @@ def _parts(config: Config, machine: Figures) -> dict[Any, list[Part]]:
 def _bucket_layout(config: Config, ranks: int | None) -> BucketLayout:
     """ranks: in all; None: as the config asks for."""
     from ndtrain.config.checks import data_parallel
+    from ndtrain.config.overlapping import data_form
     from ndtrain.parallel.step_timeline import BucketLayout
     from ndtrain.train.build import shape_of
 
+    form = data_form(config)
     return BucketLayout.of(
         shape_of(config.model),
         config.parallel.tp,
         data_parallel(config, ranks) or 1,
         round(config.overlap.bucket_megabytes * 1e6),
-        config.overlap.data_parallel != "off",
+        in_background=form != "off",
+        serial=form == "serial",
     )
 
 

@@ -211,14 +211,21 @@ def _trace(config: Config, world_size: int | None) -> Iterator[Problem]:
         yield Problem(what, ("observe.trace_steps", "train.steps"), legal)
 
 
+_TRACED_FORMS = "auto, off, bulk, chunk, ring, ring2"
+
+
 def _traced(config: Config, world_size: int | None) -> Iterator[Problem]:
     """What a traced step cannot do: only the device's compiler knows what runs when."""
     if config.runtime.device != "xla":
         return
-    if config.parallel.tp > 1 and config.overlap.mode == "serial":
-        what = "overlap.mode=serial on xla: its compiler decides what runs at the same time"
-        keys = ("overlap.mode", "runtime.device")
-        yield Problem(what, keys, "legal on xla: auto, off, bulk, chunk, ring, ring2")
+    for key, form in {
+        **forms(config),
+        "overlap.data_parallel": config.overlap.data_parallel,
+    }.items():
+        if form == "serial":
+            what = f"{key}=serial on xla: its compiler decides what runs at the same time"
+            legal = "auto, on, off" if key == "overlap.data_parallel" else _TRACED_FORMS
+            yield Problem(what, (key, "runtime.device"), f"legal on xla: {legal}")
     if config.train.offload_activations:
         what = "train.offload_activations on xla: a traced step has no stream for the copies"
         yield Problem(what, ("train.offload_activations", "runtime.device"), "set it to false")
@@ -252,8 +259,7 @@ def _no_ring(config: Config, world_size: int | None) -> Iterator[Problem]:
     for key, form in forms(config).items():
         if form in ("ring", "ring2"):
             what = f"{key}={form} on neuron: its ranks cannot send to a neighbour"
-            auto = "auto, serial, " if key == "overlap.mode" else ""
-            legal = f"legal on neuron: {auto}off, bulk, chunk; chunk is what overlaps most"
+            legal = "legal on neuron: auto, serial, off, bulk, chunk; chunk is what overlaps most"
             yield Problem(what, (key, "runtime.device"), legal)
 
 

@@ -1,5 +1,7 @@
 """Whether a configuration asks for collectives beside compute, and so for streams of their own."""
 
+from typing import Literal
+
 from ndtrain.config.schema import Config
 
 OPERATIONS = ("qkv", "o", "gate_up", "down", "head")
@@ -21,13 +23,23 @@ def overlaps(config: Config, dp: int) -> bool:
     return overlaps_data(config, dp) or overlaps_tensor(config)
 
 
+def data_form(config: Config) -> Literal["on", "off", "serial"]:
+    """How ZeRO's buckets travel: beside compute, blocking, or as beside it one node at a time."""
+    mode, own = config.overlap.mode, config.overlap.data_parallel
+    if mode == "serial" and own != "off":
+        return "serial"
+    if own != "auto":
+        return own
+    return "off" if mode == "off" else "on"
+
+
 def overlaps_data(config: Config, dp: int) -> bool:
     """Whether ZeRO's buckets travel beside compute."""
-    return dp > 1 and config.overlap.data_parallel != "off"
+    return dp > 1 and data_form(config) == "on"
 
 
 def overlaps_tensor(config: Config) -> bool:
     """Whether the collectives of parallel linears do."""
     if config.parallel.tp == 1 or config.overlap.mode == "serial":
         return False
-    return any(form != "off" for form in forms(config).values())
+    return any(form not in ("off", "serial") for form in forms(config).values())

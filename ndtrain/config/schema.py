@@ -124,6 +124,8 @@ class Optim(Section):
     """Last steps in which `wsd` decays."""
     final_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Learning rate at the end, as a share of `lr`."""
+    restore: bool = False
+    """Begin with the moments and master weights that are in model.weights too."""
 
 
 class Train(Section):
@@ -138,7 +140,8 @@ class Train(Section):
     compute_dtype: Literal["fp32", "bf16"] = "fp32"
     """Weights and activations of forward and backward; master weights are always fp32."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activation checkpointing: none; selective: attention core and SwiGLU; full: whole blocks."""
+    """Activation checkpointing: none; selective: attention core and SwiGLU, whose results are not
+    kept; full: whole blocks."""
     offload_activations: bool = False
     """What blocks keep for backward waits on the host and comes back one layer ahead. On a CPU,
     where host and device are one memory, it saves nothing."""
@@ -150,17 +153,18 @@ class Train(Section):
     """Save and stop after so many minutes, to be started again. null: no limit."""
 
 
-OperationMode = Literal["off", "bulk", "chunk", "ring", "ring2"]
+OperationMode = Literal["auto", "off", "serial", "bulk", "chunk", "ring", "ring2"]
 
 
 class Overlap(Section):
     """How communication hides behind compute. It changes time, never numbers beyond rounding."""
 
-    mode: Literal["auto", "off", "serial", "bulk", "chunk", "ring", "ring2"] = "auto"
-    """auto: what is predicted to be fastest, for each operation; serial: auto's plan, one node at a
-    time; off: blocking collectives; bulk, chunk, ring, ring2: this form everywhere."""
+    mode: OperationMode = "auto"
+    """auto: what is predicted to be fastest, for each operation; serial: the plan of auto, one node
+    at a time, whatever operations have of their own; off: blocking collectives; bulk, chunk, ring,
+    ring2: this form everywhere."""
     qkv: OperationMode | None = None
-    """Form of the q|k|v projection. null: as `mode`; likewise below."""
+    """Form of the q|k|v projection; serial: of it alone. null: as `mode`; likewise below."""
     o: OperationMode | None = None
     """Form of the attention's output projection."""
     gate_up: OperationMode | None = None
@@ -174,8 +178,9 @@ class Overlap(Section):
     max_extra_megabytes: float | None = Field(None, ge=0)
     """Memory that an operation's form may hold above the blocking one (1 MB = 10^6 bytes); forms
     that hold more are not chosen. null: no limit."""
-    data_parallel: Literal["auto", "on", "off"] = "auto"
-    """Gradients are reduced during backward and weights gathered during the next forward."""
+    data_parallel: Literal["auto", "on", "off", "serial"] = "auto"
+    """Gradients are reduced during backward and weights gathered during the next forward. auto: as
+    `mode`, off and serial; on with every other."""
     bucket_megabytes: float = Field(16.0, gt=0)
     """Gradients that travel together (fp32; 1 MB = 10^6 bytes), when data_parallel is on."""
 

@@ -38,7 +38,9 @@ OVERLAP_FIGURES = {
     "compute_slowdown": "compute with communication beside it over the median of the same kind with"
     " none, where both occur; null where not",
     "comm_bytes": "sent by a rank",
-    "hidden_bytes": "sent while compute ran: above 0 the overlap is active",
+    "hidden_bytes": "sent while compute ran, each transfer at its mean rate",
+    "arrived_bytes": "of any operation, while this one computed, counted by the kernel: what shows"
+    " that overlap is active; null but in the first steps of a run that overlaps, on Linux",
     "extra_bytes": "memory that the form holds above the blocking one, by its schedule",
 }
 

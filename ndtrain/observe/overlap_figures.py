@@ -46,7 +46,8 @@ class Tally:
     """Of one operation in a step, on one rank. Sums and means of tallies are tallies.
 
     beside_ms: compute that ran beside communication and whose kind is known to take alone_ms with
-    nothing beside it.
+    nothing beside it. arrived_bytes: of whatever operation, while this one computed; 0 where nobody
+    counts.
     """
 
     compute_ms: float = 0.0
@@ -56,6 +57,7 @@ class Tally:
     hidden_bytes: float = 0.0
     beside_ms: float = 0.0
     alone_ms: float = 0.0
+    arrived_bytes: float = 0.0
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*map(sum, zip(astuple(self), astuple(other), strict=True)))
@@ -69,7 +71,9 @@ Tallies = dict[str, Tally]
 """Operation -> its tally, in the order of OPERATIONS, and of the whole step under STEP."""
 
 
-def overlap_figures(tallies: Tallies, extra_bytes: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def overlap_figures(
+    tallies: Tallies, extra_bytes: Mapping[str, int], counts_arrivals: bool = False
+) -> dict[str, dict[str, Any]]:
     """Figures of each operation that moved anything, and of the step.
 
     extra_bytes: that operations hold because they overlap. They take turns: the step's are the most
@@ -78,16 +82,19 @@ def overlap_figures(tallies: Tallies, extra_bytes: Mapping[str, int]) -> dict[st
     whole = tallies[STEP]
     largest = max((extra_bytes.get(operation, 0) for operation in LINEARS), default=0)
     beside = sum(extra_bytes.get(operation, 0) for operation in TRANSFERS)
-    shown = {STEP: _figures(whole, whole.compute_ms, largest + beside)}
+    shown = {STEP: _figures(whole, whole.compute_ms, largest + beside, counts_arrivals)}
     for operation in OPERATIONS:
         own = tallies[operation]
         if own.comm_ms > 0:
             hideable_ms = own.compute_ms if operation in LINEARS else whole.compute_ms
-            shown[operation] = _figures(own, hideable_ms, extra_bytes.get(operation, 0))
+            extra = extra_bytes.get(operation, 0)
+            shown[operation] = _figures(own, hideable_ms, extra, counts_arrivals)
     return shown
 
 
-def _figures(tally: Tally, hideable_ms: float, extra_bytes: int) -> dict[str, Any]:
+def _figures(
+    tally: Tally, hideable_ms: float, extra_bytes: int, counts_arrivals: bool
+) -> dict[str, Any]:
     """hideable_ms: compute that could hide the communication."""
     hidden_ms, most_ms = tally.comm_ms - tally.exposed_comm_ms, min(hideable_ms, tally.comm_ms)
     return {
@@ -98,6 +105,7 @@ def _figures(tally: Tally, hideable_ms: float, extra_bytes: int) -> dict[str, An
         "compute_slowdown": tally.beside_ms / tally.alone_ms if tally.alone_ms > 0 else None,
         "comm_bytes": round(tally.comm_bytes),
         "hidden_bytes": round(tally.hidden_bytes),
+        "arrived_bytes": round(tally.arrived_bytes) if counts_arrivals else None,
         "extra_bytes": extra_bytes,
     }
 
@@ -185,6 +193,7 @@ class Tallying:
             hidden_bytes=sum(hidden_bytes(span, computing) for span in moving),
             beside_ms=beside_ns / 1e6,
             alone_ms=alone_ns / 1e6,
+            arrived_bytes=sum(span.num_bytes for span in compute),
         )
 
 

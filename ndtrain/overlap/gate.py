@@ -11,7 +11,7 @@ all, because all must issue the same collectives.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,12 +21,13 @@ from ndtrain.core.errors import UserError
 from ndtrain.overlap.candidates import CANDIDATES, Sizes, candidate, meta_inputs
 from ndtrain.overlap.collective_matmul import DIVIDES, HALVES, MODES, NUM_CHUNKS, Mode
 from ndtrain.overlap.memory import extra_bytes
-from ndtrain.overlap.modes import Modes, Pass
+from ndtrain.overlap.modes import OPERATIONS, Modes, Pass
 from ndtrain.overlap.node_cost import Figures
 from ndtrain.overlap.schedule import Schedule
 from ndtrain.overlap.timeline import simulate
 
 MARGIN = 0.02  # of the operation's time
+WEIGHED = ("auto", "serial")  # of the configuration: no form, the fastest is looked for
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Choice:
     """One operation's form. Milliseconds are predicted; None where nothing was weighed.
 
     extra_bytes: held above the blocking form. too_large: forms that exceeded the limit of memory.
+    serial: it runs one node at a time, and takes longer than predicted.
     """
 
     operation: str
@@ -43,9 +45,11 @@ class Choice:
     blocking_ms: float | None = None
     extra_bytes: int = 0
     too_large: tuple[Mode, ...] = ()
+    serial: bool = False
 
     def line(self) -> str:
-        return f"overlap: {self.operation} {self.when}: {self.mode}{self._why()}{self._memory()}"
+        how = f"{self.mode}, one node at a time" if self.serial else self.mode
+        return f"overlap: {self.operation} {self.when}: {how}{self._why()}{self._memory()}"
 
     def _why(self) -> str:
         if self.predicted_ms is None or self.blocking_ms is None:
@@ -65,41 +69,41 @@ class Choice:
 @dataclass(frozen=True)
 class Decision:
     choices: tuple[Choice, ...]
-    serial: bool
 
     @property
     def modes(self) -> Modes:
         by_operation = {(c.operation, c.when): c.mode for c in self.choices}
-        return Modes(by_operation, self.serial)
+        return Modes(by_operation, frozenset(c.operation for c in self.choices if c.serial))
 
     @property
-    def overlaps(self) -> bool:
-        """Whether anything is meant to run beside anything else."""
-        return not self.serial and any(choice.mode != "off" for choice in self.choices)
+    def overlapped(self) -> set[str]:
+        """Operations that are meant to run beside something."""
+        return {c.operation for c in self.choices if c.mode != "off" and not c.serial}
 
     def lines(self) -> list[str]:
         return [choice.line() for choice in self.choices]
 
     def to_json(self) -> dict[str, Any]:
-        return {"choices": [asdict(choice) for choice in self.choices], "serial": self.serial}
+        return {"choices": [asdict(choice) for choice in self.choices]}
 
     @classmethod
     def blocking(cls) -> "Decision":
         """Nothing is overlapped."""
-        return cls(tuple(Choice(operation, when, "off") for operation, when in CANDIDATES), False)
+        return cls(tuple(Choice(operation, when, "off") for operation, when in CANDIDATES))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Decision":
+        serial = value.get("serial", False)  # of all: before operations had it of their own
         choices = (
-            Choice(**{**choice, "too_large": tuple(choice.get("too_large", ()))})
+            Choice(**{"serial": serial, **choice, "too_large": tuple(choice.get("too_large", ()))})
             for choice in value["choices"]
         )
-        return cls(tuple(choices), value["serial"])
+        return cls(tuple(choices))
 
 
 def needs_figures(settings: Overlap) -> bool:
     """Whether anything is left to weigh once the settings are followed."""
-    return settings.mode in ("auto", "serial")
+    return any(_asked(settings, operation) in WEIGHED for operation in OPERATIONS)
 
 
 def decide(
@@ -122,14 +126,20 @@ def decide(
         weighed = _Weighed(
             operation, when, sizes, dtype, _limit(settings), has_permute, places_are_data
         )
-        fixed = getattr(settings, operation) or _fixed(settings)
-        if fixed is not None:
-            _refuse_uneven(operation, fixed, sizes)
-            choices.append(weighed.follow(_possible(operation, fixed)))
-        else:
+        asked = _asked(settings, operation)
+        if asked in WEIGHED:
             assert figures is not None
-            choices.append(weighed.fastest(figures))
-    return Decision(tuple(choices), settings.mode == "serial")
+            choice = weighed.fastest(figures)
+        else:
+            _refuse_uneven(operation, asked, sizes)
+            choice = weighed.follow(_possible(operation, asked))
+        choices.append(replace(choice, serial="serial" in (asked, settings.mode)))
+    return Decision(tuple(choices))
+
+
+def _asked(settings: Overlap, operation: str) -> Any:
+    """A form, or one of WEIGHED: the operation's own or else that of all."""
+    return getattr(settings, operation) or settings.mode
 
 
 def _limit(settings: Overlap) -> float:
@@ -146,12 +156,6 @@ def _refuse_uneven(operation: str, mode: Mode, sizes: Sizes) -> None:
             "overlap.mode",
             f"use another sequence_length, or overlap.head=off and none of {', '.join(DIVIDES)}",
         )
-
-
-def _fixed(settings: Overlap) -> Mode | None:
-    if settings.mode == "auto" or settings.mode == "serial":
-        return None
-    return settings.mode
 
 
 def _possible(operation: str, mode: Mode) -> Mode:

@@ -2,7 +2,7 @@
 
     modes = Modes.all("ring")
     modes.of("qkv", "forward")        # "ring"
-    modes.serial                      # whether plans run one node at a time
+    modes.is_serial("qkv")            # whether its plan runs one node at a time
 
 The operations are the parallel linears and the output head; their names are the last part of the
 module's name: qkv, o, gate_up, down, head.
@@ -22,14 +22,18 @@ PASSES: tuple[Pass, ...] = ("forward", "backward")
 @dataclass(frozen=True)
 class Modes:
     by_operation: Mapping[tuple[str, Pass], Mode] = field(default_factory=dict)
-    serial: bool = False
+    serial: frozenset[str] = frozenset()  # operations
 
     @classmethod
     def all(cls, mode: Mode, serial: bool = False) -> "Modes":
-        return cls({(name, when): mode for name in OPERATIONS for when in PASSES}, serial)
+        by_operation = {(name, when): mode for name in OPERATIONS for when in PASSES}
+        return cls(by_operation, frozenset(OPERATIONS if serial else ()))
 
     def of(self, operation: str, when: Pass) -> Mode:
         return self.by_operation[operation, when]
+
+    def is_serial(self, operation: str) -> bool:
+        return operation in self.serial
 
 
 BLOCKING = Modes.all("off")

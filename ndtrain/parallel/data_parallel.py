@@ -37,12 +37,17 @@ class BucketTraffic:
         shards: Mapping[str, Shard],
         runtime: Runtime,
         in_background: bool,
+        serial: bool = False,
     ) -> None:
-        """Adds hooks to the model's parameters, and if in_background to its modules."""
+        """Adds hooks to the model's parameters, and if in_background to its modules.
+
+        serial: the schedule is run one node at a time.
+        """
         self._buckets = buckets
         self._shards = shards
         self._runtime = runtime
         self._in_background = in_background and runtime.mesh.data.size > 1
+        self._serial = serial or not self._in_background
         members = [[member.name for member in bucket.members] for bucket in buckets]
         self._whole, self._order = completion_order(members, shards)
         self._rows = row_traffic(model, buckets, runtime)
@@ -79,7 +84,7 @@ class BucketTraffic:
         self._missing = [len(bucket.members) for bucket in self._buckets]
         self._complete = set()
         places = {f"gather_{index}": bucket.values for index, bucket in enumerate(self._buckets)}
-        axis, serial = self._runtime.mesh.data, not self._in_background
+        axis, serial = self._runtime.mesh.data, self._serial
         rows = self._rows
         means = {} if rows is None else {f"scatter_{rows.index}": rows.reduce}
         schedule, runtime = self.schedule, self._runtime

@@ -141,7 +141,7 @@ class ColumnParallelLinear(nn.Module):
     def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        self.plan = column_plan(name, runtime, *_modes_of(name, modes), modes.serial)
+        self.plan = column_plan(name, runtime, *_modes_of(name, modes))
 
     def forward(self, x: Tensor) -> Tensor:
         return column_product(x, self.weight, self.plan)
@@ -153,12 +153,14 @@ class RowParallelLinear(nn.Module):
     def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        self.plan = row_plan(name, runtime, *_modes_of(name, modes), modes.serial)
+        self.plan = row_plan(name, runtime, *_modes_of(name, modes))
 
     def forward(self, x: Tensor) -> Tensor:
         return row_product(x, self.weight, self.plan)
 
 
-def _modes_of(name: str, modes: Modes) -> tuple[Mode, Mode]:
+def _modes_of(name: str, modes: Modes) -> tuple[Mode, Mode, bool]:
+    """Forward's form, backward's, and whether both run one node at a time."""
     operation = name.rpartition(".")[2]
-    return modes.of(operation, "forward"), modes.of(operation, "backward")
+    forward, backward = modes.of(operation, "forward"), modes.of(operation, "backward")
+    return forward, backward, modes.is_serial(operation)

@@ -3,9 +3,9 @@
     recompute(model, "selective", runtime.trace)    # changes the modules in place
 
 none: every activation is kept. selective: the attention core (QK-norm, RoPE, attention) and SwiGLU
-are computed again in backward: large activations, few FLOPs, no collective inside. full: whole
-blocks, their gathers included; the last reduce-scatter of a block is not run again, because
-recomputation stops at the last tensor that backward needs.
+are computed again in backward, and with them the inputs of o and down, which nobody keeps then:
+large activations, few FLOPs. full: whole blocks, their gathers included. The reduce-scatter at the
+end of what is run again is not, because recomputation stops at the last tensor that backward needs.
 
 In a traced graph a compiler undoes this: it merges equal instructions, and may run early what is
 ready. So there a recomputation reads its input plus zero times the gradient of its output, behind
@@ -21,29 +21,31 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ndtrain.models.qwen3.model import AttentionCore, Block, Qwen3, SwiGLU
+from ndtrain.models.qwen3.model import MLP, Attention, Block, Qwen3
 from ndtrain.runtime.traced import Trace
 
 Recompute = Literal["none", "selective", "full"]
 
-_MODULES: dict[Recompute, tuple[type[nn.Module], ...]] = {
-    "none": (),
-    "selective": (AttentionCore, SwiGLU),
-    "full": (Block,),
+# What of a module is run again: a method of it.
+_METHODS: dict[Recompute, dict[type[nn.Module], str]] = {
+    "none": {},
+    "selective": {Attention: "after_qkv", MLP: "after_gate_up"},
+    "full": {Block: "forward"},
 }
 # No dropout anywhere: there is no random state to restore.
 _checkpoint = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 def recompute(model: Qwen3, mode: Recompute, trace: Trace | None = None) -> None:
-    """Changes `forward` of the chosen modules in place; parameter names stay as they are.
+    """Changes methods of the chosen modules in place; parameter names stay as they are.
 
     trace: of a runtime that records its step as one graph.
     """
     run = _checkpoint if trace is None else functools.partial(_recorded, trace)
     for module in model.modules():
-        if isinstance(module, _MODULES[mode]):
-            module.forward = functools.partial(run, module.forward)
+        name = _METHODS[mode].get(type(module))
+        if name is not None:
+            setattr(module, name, functools.partial(run, getattr(module, name)))
 
 
 def _recorded(trace: Trace, forward: Callable[..., Tensor], x: Tensor, *shared: Any) -> Tensor:

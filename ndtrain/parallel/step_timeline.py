@@ -40,10 +40,17 @@ class BucketLayout:
     in_background: bool
     num_elements: tuple[int, ...]
     order: tuple[int, ...]  # in which backward completes them
+    serial: bool = False  # one node at a time
 
     @classmethod
     def of(
-        cls, shape: Shape, tp: int, dp: int, bucket_bytes: int, in_background: bool
+        cls,
+        shape: Shape,
+        tp: int,
+        dp: int,
+        bucket_bytes: int,
+        in_background: bool,
+        serial: bool = False,
     ) -> "BucketLayout":
         """bucket_bytes: of fp32 gradients. The model is made on meta tensors."""
         with torch.device("meta"):
@@ -53,7 +60,7 @@ class BucketLayout:
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         elements = tuple(sum(sizes[name] for name in names) for names in members)
         _, order = completion_order(members, shards)
-        return cls(dp, in_background, elements, tuple(order))
+        return cls(dp, in_background, elements, tuple(order), serial)
 
     @property
     def schedule(self) -> Schedule:
@@ -65,7 +72,7 @@ def head_part(sizes: Sizes, modes: Modes, dtype: torch.dtype, figures: Figures) 
     mode = modes.of("head", "forward")
     schedule = candidate("head", "forward", mode, sizes, dtype)
     inputs = meta_inputs("head", "forward", sizes, dtype)
-    timeline = simulate(schedule, inputs, sizes.num_ranks, figures, modes.serial)
+    timeline = simulate(schedule, inputs, sizes.num_ranks, figures, modes.is_serial("head"))
     return Part("head", mode, timeline)
 
 
@@ -82,7 +89,7 @@ def bucket_part(
         for when, parts in layer.items()
     }
     costs = _bucket_costs(layout, dtype, figures, seconds)
-    timeline = simulate_costs(layout.schedule, costs, figures)
+    timeline = simulate_costs(layout.schedule, costs, figures, layout.serial)
     return Part("buckets", "bulk" if layout.in_background else "off", timeline)
 
 

@@ -70,7 +70,7 @@ class VocabularyParallelHead(nn.Module):
         self.runtime = runtime
         self.name = name
         self.mode: Mode = modes.of("head", "forward")
-        self.serial = modes.serial
+        self.serial = modes.is_serial("head")
 
     def forward(self, x_SBH: Tensor) -> Tensor:
         """Logits of the rows held here, of all tokens: [S, B, V/t]."""

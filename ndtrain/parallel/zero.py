@@ -42,10 +42,12 @@ class ShardedAdamW:
         dtype: torch.dtype,
         bucket_bytes: int = BLOCKING_BUCKET_BYTES,
         in_background: bool = False,
+        serial: bool = False,
     ) -> None:
         """Gives the model's parameters (meta until now) memory and the source's values.
 
         bucket_bytes: of fp32 gradients. in_background: whether buckets travel behind compute.
+        serial: they travel when they would then, and everything waits for them.
         """
         self.shards = shards
         self.runtime = runtime
@@ -63,7 +65,7 @@ class ShardedAdamW:
             weight_decay = settings.weight_decay if decays else 0.0
             self._updates.append(self._adamw(bucket.master, settings, weight_decay))
             _attach(model, bucket)
-        self.traffic = BucketTraffic(model, self.buckets, shards, runtime, in_background)
+        self.traffic = BucketTraffic(model, self.buckets, shards, runtime, in_background, serial)
         self._readers: list[Pending] = []
 
     def hold(self, readers: Sequence[Pending]) -> None:

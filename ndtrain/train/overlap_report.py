@@ -11,7 +11,7 @@ from dataclasses import astuple
 from typing import Any
 
 from ndtrain.core.errors import UserError
-from ndtrain.core.spans import Span
+from ndtrain.core.spans import Span, SpanRecorder
 from ndtrain.observe.overlap_figures import (
     LINEARS,
     NUM_FIELDS,
@@ -24,8 +24,12 @@ from ndtrain.observe.overlap_figures import (
 )
 from ndtrain.overlap.gate import Decision
 from ndtrain.parallel.zero import ShardedAdamW
+from ndtrain.runtime.arrivals import Arrivals, can_count_arrivals
 
 CHECKED_STEPS = 3  # enough that a moment without progress is not taken for none at all
+# Bytes that a rank sends in a step. What is less comes so fast that no compute need be beside it.
+TELLING_BYTES = 2**20
+HEADERS = 0.01  # of the bytes, that arrive although nobody has asked for them yet
 BUCKETS = ("gradient_buckets", "parameter_gathers")
 _ORDER = (*OPERATIONS, STEP)
 ROW_SIZE = len(_ORDER) * NUM_FIELDS
@@ -34,7 +38,8 @@ ROW_SIZE = len(_ORDER) * NUM_FIELDS
 class OverlapCheck:
     """Raises UserError if overlap was decided and nothing moves behind compute.
 
-    Active is what sent bytes while compute ran; that nothing did is never silent.
+    Active is what moved bytes while compute ran; that nothing did is never silent. That transfers
+    were under way is not enough where the kernel counts what arrives (`runtime/arrivals.py`).
     """
 
     def __init__(self, key: str, operations: Sequence[str]) -> None:
@@ -42,12 +47,19 @@ class OverlapCheck:
         self._key, self._operations = key, operations
         self._num_steps = 0
         self._hidden_bytes = 0.0
+        self._arrived_bytes = 0.0  # of the steps in which they are counted, like those sent
+        self._sent_bytes = 0.0
+        self._num_counted = 0
 
-    def see(self, tallies: Tallies) -> None:
+    def see(self, tallies: Tallies, counts_arrivals: bool) -> None:
         """Of a step, the same on all ranks."""
         self._num_steps += 1
         self._hidden_bytes += sum(tallies[name].hidden_bytes for name in self._operations)
-        if self._num_steps == CHECKED_STEPS and self._hidden_bytes <= 0:
+        if counts_arrivals:
+            self._num_counted += 1
+            self._arrived_bytes += tallies[STEP].arrived_bytes
+            self._sent_bytes += tallies[STEP].comm_bytes
+        if self._num_steps == CHECKED_STEPS and not self._is_active:
             raise UserError(
                 f"overlap is on, and no byte of {', '.join(self._operations)} moved behind compute"
                 f" in {CHECKED_STEPS} steps",
@@ -55,13 +67,19 @@ class OverlapCheck:
                 f"set {self._key}=off, or look at a trace: observe.trace_steps=[1,2]",
             )
 
+    @property
+    def _is_active(self) -> bool:
+        if self._sent_bytes >= TELLING_BYTES * max(1, self._num_counted):
+            return self._hidden_bytes > 0 and self._arrived_bytes > HEADERS * self._sent_bytes
+        return self._hidden_bytes > 0
+
 
 def checks_of(decision: Decision, data_parallel: str, dp: int) -> list[OverlapCheck]:
     """For the overlap that was decided or asked for. data_parallel: of the configuration."""
     checks = []
-    if decision.overlaps:
-        chosen = {choice.operation for choice in decision.choices if choice.mode != "off"}
-        checks.append(OverlapCheck("overlap.mode", [name for name in LINEARS if name in chosen]))
+    chosen = [name for name in LINEARS if name in decision.overlapped]
+    if chosen:
+        checks.append(OverlapCheck("overlap.mode", chosen))
     if data_parallel == "on" and dp > 1:
         checks.append(OverlapCheck("overlap.data_parallel", BUCKETS))
     return checks
@@ -75,13 +93,23 @@ def overlap_report(
     for choice in decision.choices:  # forward and backward take turns
         known = extra_bytes.get(choice.operation, 0)
         extra_bytes[choice.operation] = max(known, choice.extra_bytes)
-    dp = optimizer.runtime.mesh.data.size
-    return OverlapReport(extra_bytes, checks_of(decision, data_parallel, dp))
+    runtime = optimizer.runtime
+    checks = checks_of(decision, data_parallel, runtime.mesh.data.size)
+    return OverlapReport(extra_bytes, checks, runtime.spans)
 
 
 class OverlapReport:
-    def __init__(self, extra_bytes: Mapping[str, int], checks: Sequence[OverlapCheck]) -> None:
-        """extra_bytes: by operation, held because it overlaps."""
+    def __init__(
+        self,
+        extra_bytes: Mapping[str, int],
+        checks: Sequence[OverlapCheck],
+        spans: SpanRecorder | None = None,
+    ) -> None:
+        """extra_bytes: by operation, held because it overlaps. spans: where arrivals are counted,
+        while it is checked what is active.
+        """
+        self._spans = spans
+        self._arrivals: Arrivals | None = None
         self._extra_bytes = extra_bytes
         self._checks = checks
         self._tallying = Tallying()
@@ -97,15 +125,29 @@ class OverlapReport:
         """The figures of a step, from the ranks' mean row. Raises UserError if nothing hides."""
         parts = [row[start : start + NUM_FIELDS] for start in range(0, ROW_SIZE, NUM_FIELDS)]
         tallies = {name: Tally(*part) for name, part in zip(_ORDER, parts, strict=True)}
+        counts = self._arrivals is not None
         for check in self._checks:
-            check.see(tallies)
+            check.see(tallies, counts)
         # The first step warms up: memory is mapped and threads start.
         if self._num_steps == 1:
             self._total = tallies
         else:
             self._total = {name: self._total[name] + tallies[name] for name in _ORDER}
         self._num_steps += 1
-        return overlap_figures(tallies, self._extra_bytes)
+        self._count_arrivals()
+        return overlap_figures(tallies, self._extra_bytes, counts)
+
+    def _count_arrivals(self) -> None:
+        """From the end of the first step, when all connections are there, until it is judged."""
+        if self._spans is None or not self._checks or not can_count_arrivals():
+            return
+        if self._num_steps == 1:
+            self._arrivals = Arrivals()
+            self._spans.arrived = self._arrivals.count
+        elif self._num_steps == CHECKED_STEPS and self._arrivals is not None:
+            self._spans.arrived = None
+            self._arrivals.close()
+            self._arrivals = None
 
     def summary(self) -> list[str]:
         """A line an operation, means of all steps but the first; none where nothing moved."""

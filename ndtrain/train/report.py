@@ -143,8 +143,9 @@ class Report:
             self._traced += spans
         measured, agreed = self._gather(result.loss, spans, batches, times, own)
         self.runtime.spans.drain()  # of the gather itself
-        overlap = {"overlap": self._overlap.record(measured.overlap)}
-        further = {**_optimizer(result, lr), **self._counters(), **overlap}
+        has_times = self.runtime.has_times  # else only a profile of the device knows
+        overlap = self._overlap.record(measured.overlap) if has_times else {}
+        further = {**_optimizer(result, lr), **self._counters(), "overlap": overlap}
         self._write({"step": step, **self._record(measured), **further})
         if time.monotonic() - self._status_written > STATUS_EVERY_S:
             self.status("running")

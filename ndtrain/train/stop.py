@@ -32,8 +32,9 @@ class Request(IntEnum):
     BUDGET = 2
     FILE = 3
     USR1 = 4
-    TERM = 5
-    INTERRUPT = 6
+    ORPHANED = 5
+    TERM = 6
+    INTERRUPT = 7
 
     @property
     def stops(self) -> bool:
@@ -45,6 +46,7 @@ class Request(IntEnum):
             Request.BUDGET: "train.max_minutes is over",
             Request.FILE: f"the file {STOP_FILE} was there",
             Request.USR1: "signal USR1",
+            Request.ORPHANED: "the launcher of a rank is gone",
             Request.TERM: "signal TERM",
             Request.INTERRUPT: "Ctrl-C",
         }[self]
@@ -64,7 +66,8 @@ class StopRequests:
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._signalled = Request.NONE
         launcher = os.environ.get(LAUNCHER)
-        self._launcher = int(launcher) if launcher else None
+        self._is_ours = launcher is not None
+        self._launcher = int(launcher) if launcher else _torchrun()
 
     def listen(self) -> None:
         """Takes the signals over; only the main thread may, elsewhere nothing happens."""
@@ -85,8 +88,8 @@ class StopRequests:
     def _note(self, number: int, frame: FrameType | None) -> None:
         request = _SIGNALS[signal.Signals(number)]
         is_second = request is Request.INTERRUPT and self._signalled is Request.INTERRUPT
-        # Under the launcher it is the launcher that counts: a terminal may signal both.
-        if is_second and self._launcher is None:
+        # Under our launcher it is the launcher that counts: a terminal may signal both.
+        if is_second and not self._is_ours:
             os._exit(EXIT_INTERRUPTED)
         self._signalled = max(self._signalled, request)
 
@@ -104,7 +107,12 @@ class StopRequests:
     def _from_launcher(self) -> Request:
         # A rank whose launcher was killed has another parent: nobody would ever stop it.
         is_orphan = self._launcher is not None and os.getppid() != self._launcher
-        return Request.TERM if is_orphan else Request.NONE
+        return Request.ORPHANED if is_orphan else Request.NONE
+
+
+def _torchrun() -> int | None:
+    """Its process id, if it has started this process."""
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 def exit_code(request: Request, is_saved: bool) -> int:

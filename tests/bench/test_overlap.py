@@ -16,7 +16,13 @@ from ndtrain.bench.rounds import Rounds
 from ndtrain.bench.workload import DEFAULT
 from ndtrain.core.errors import UserError
 
-STEP_MS = {"bare": 100.0, "exchange": 40.0, "dtensor": 170.0} | dict.fromkeys(FORMS, 140.0)
+STEP_MS = {
+    "bare": 100.0,
+    "plain": 100.0,
+    "exchange": 40.0,
+    "beside": 105.0,
+    "dtensor": 170.0,
+} | dict.fromkeys(FORMS, 140.0)
 STEP_MS["auto"] = 108.0
 MEASUREMENT = OverlapMeasurement(
     workload=DEFAULT,
@@ -36,8 +42,19 @@ def test_the_table_judges_auto_against_bare_compute_and_dtensor() -> None:
     assert "auto / bare <= 1.10: met (1.080)" in text
     assert "dtensor / auto >= 1.5: met (1.574)" in text
     assert "overlap: qkv forward: ring" in text
+    assert "this machine allows (beside / plain; `ndtrain bench machine`): 1.050" in text
+    assert "auto / best fixed form (off) <= 1.02: met (0.771)" in text
+    assert "auto / exchange" not in text
     slower = replace(MEASUREMENT, megabits=2000)
     assert "auto / bare <= 1.08: met" in as_text(slower)
+
+
+def test_where_the_link_is_the_bottleneck_the_transfers_are_the_measure() -> None:
+    times = {"exchange": [400.0], "auto": [440.0]}
+    step_ms = {name: [ms] for name, ms in STEP_MS.items()} | times
+    text = as_text(replace(MEASUREMENT, megabits=100, rounds=Rounds(step_ms, {})))
+    assert "auto / exchange <= 1.08: missed (1.100)" in text
+    assert "auto / bare" not in text
 
 
 def test_json_has_every_contestant() -> None:

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from ndtrain.bench.machine import axes_of
 from ndtrain.bench.rounds import Rounds
 from ndtrain.bench.workload import DEFAULT
-from ndtrain.bench.zero import ZeroMeasurement, axes_of, forms_of
+from ndtrain.bench.zero import ZeroMeasurement, forms_of
 from ndtrain.bench.zero_report import as_json, as_text, axis_efficiency
 from tests.cli.conftest import Run, run
 
@@ -18,6 +20,9 @@ STEP_MS = {
     "bare": 100.0,
     "exchange tensor": 40.0,
     "exchange data": 20.0,
+    "exchange tensor + data": 60.0,
+    "plain": 100.0,
+    "beside": 107.0,
     "hides nothing": 160.0,
     "hides tensor": 130.0,
     "hides data": 145.0,
@@ -45,10 +50,25 @@ def test_the_table_and_json_have_every_contestant() -> None:
     assert "buckets of 16 MB" in text
     assert "overlap efficiency of the tensor axis: 0.75" in text
     assert "overlap efficiency of the data axis: 0.75" in text
+    assert "this machine allows (beside / plain; `ndtrain bench machine`): 1.070" in text
     assert "overlap: qkv forward: ring" in text
     assert all(name in text for name in STEP_MS)
     assert as_json(MEASUREMENT)["over_bare"].keys() == STEP_MS.keys()
     assert as_json(MEASUREMENT)["overlap_efficiency"].keys() == {"tensor", "data"}
+
+
+def test_goals_are_said_where_they_were_set() -> None:
+    at = replace(MEASUREMENT, megabits=1000)
+    assert "overlap efficiency of the tensor axis >= 0.8: missed (0.75)" in as_text(at)
+    one = replace(at, workload=replace(DEFAULT, num_ranks=1, batch_size=2))
+    alone = replace(one, rounds=without(one.rounds, "tensor"))
+    assert "hides data / bare <= 1.12: missed (1.450)" in as_text(alone)
+    other = replace(alone, workload=replace(DEFAULT, num_ranks=1, sequence_length=512))
+    assert "<=" not in as_text(other)
+
+
+def without(rounds: Rounds, axis: str) -> Rounds:
+    return Rounds({name: ms for name, ms in rounds.step_ms.items() if axis not in name}, {})
 
 
 def test_one_tensor_rank_has_only_the_data_axis() -> None:
@@ -90,7 +110,7 @@ def test_a_tiny_shape_in_every_form(tp: int) -> None:
     exchanges = [f"exchange {axis}" for axis in axes_of(tp)]
     exchanges += ["exchange tensor + data", "beside"] if tp > 1 else ["beside"]
     forms = [f"hides {form}" for form in forms_of(tp)]
-    assert found["step_ms"].keys() == {"bare", *exchanges, *forms}
+    assert found["step_ms"].keys() == {"bare", "plain", *exchanges, *forms}
     losses = [found["losses"][form] for form in forms]
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
     assert found["losses"]["bare"] is None

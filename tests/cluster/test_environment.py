@@ -72,11 +72,10 @@ def test_a_variable_that_is_on_no_list_is_taken(name: str) -> None:
 
 
 def test_streams_cost_and_so_come_with_overlap_alone() -> None:
-    blocking = ("overlap.mode='off'", "overlap.data_parallel='off'")
-    on, off = variables("trn2.48xlarge"), variables("trn2.48xlarge", *blocking)
+    on, off = variables("trn2.48xlarge"), variables("trn2.48xlarge", "overlap.mode='off'")
     assert on["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"
     assert not {name for name in off if "HOST_CC" in name or "PACKET" in name}
-    buckets = variables("trn2.48xlarge", "overlap.mode='off'")
+    buckets = variables("trn2.48xlarge", "overlap.mode='off'", "overlap.data_parallel='on'")
     assert buckets["TORCH_NEURONX_ENABLE_HOST_CC"] == "1"  # ZeRO's travel behind compute too
     assert "TORCH_NEURONX_ENABLE_HOST_CC" not in variables("trn1.32xlarge")
 
@@ -86,8 +85,10 @@ def test_streams_cost_and_so_come_with_overlap_alone() -> None:
     [
         (("parallel.tp=4",), {"data_gather", "data_scatter"}),
         # Tensor parallelism's collectives block the main stream: all beside it is ZeRO's.
-        (("parallel.tp=4", "overlap.mode='off'"), set(LANES) - {"main"}),
-        (("parallel.tp=4", "overlap.mode=serial"), set(LANES) - {"main"}),
+        (
+            ("parallel.tp=4", "overlap.mode='off'", "overlap.data_parallel='on'"),
+            set(LANES) - {"main"},
+        ),
         (("parallel.tp=4", "overlap.data_parallel='off'"), set()),
     ],
 )

@@ -232,6 +232,8 @@ def test_divisors_and_legal_tp() -> None:
             "overlap.mode=serial on xla",
             "auto, off, bulk, chunk, ring",
         ),
+        (["overlap.o=serial"], "overlap.o=serial on xla", "auto, off, bulk, chunk, ring"),
+        (["overlap.data_parallel=serial"], "overlap.data_parallel=serial on xla", "auto, on, off"),
         (["observe.trace_steps=[1, 2]"], "observe.trace_steps on xla", "the device's profiler"),
         (["train.offload_activations=true"], "train.offload_activations on xla", "false"),
     ],
@@ -256,7 +258,7 @@ def test_a_traced_step_has_recompute(mode: str) -> None:
     ("overrides", "what", "help_text"),
     [
         (["overlap.mode=ring"], "overlap.mode=ring on neuron", "auto, serial, off, bulk, chunk;"),
-        (["overlap.o=ring"], "overlap.o=ring on neuron", "legal on neuron: off, bulk, chunk;"),
+        (["overlap.o=ring"], "overlap.o=ring on neuron", "legal on neuron: auto, serial, off,"),
         (["observe.trace_steps=[1, 2]"], "observe.trace_steps on neuron", "device's profiler"),
     ],
 )

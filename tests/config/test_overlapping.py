@@ -3,7 +3,7 @@
 import pytest
 
 from ndtrain.config.load import load
-from ndtrain.config.overlapping import OPERATIONS, forms, overlaps
+from ndtrain.config.overlapping import OPERATIONS, data_form, forms, overlaps
 from ndtrain.overlap.modes import OPERATIONS as SCHEDULED
 
 
@@ -21,11 +21,35 @@ def test_the_operations_are_those_of_the_schedules() -> None:
         (["parallel.tp=2", "overlap.mode='off'"], 1, False),
         (["parallel.tp=2", "overlap.mode='off'", "overlap.o=chunk"], 1, True),
         (["parallel.tp=2", "overlap.mode=serial"], 1, False),
-        (["parallel.tp=2", "overlap.mode=serial"], 2, True),
+        (["parallel.tp=2", "overlap.mode=serial"], 2, False),
+        (["parallel.tp=2", "overlap.mode='off'"], 2, False),
+        (["parallel.tp=2", "overlap.mode='off'", "overlap.data_parallel='on'"], 2, True),
+        (["parallel.tp=2", "overlap.mode='off'", "overlap.o=auto"], 1, True),
+        (["parallel.tp=2", "overlap.mode='off'", "overlap.o=serial"], 1, False),
+        (["overlap.data_parallel=serial"], 2, False),
     ],
 )
 def test_what_overlaps(overrides: list[str], dp: int, expected: bool) -> None:
     assert overlaps(load("tiny", overrides).config, dp) is expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "expected"),
+    [
+        ("auto", "auto", "on"),
+        ("ring", "auto", "on"),
+        ("off", "auto", "off"),
+        ("off", "on", "on"),
+        ("auto", "off", "off"),
+        ("auto", "serial", "serial"),
+        ("serial", "auto", "serial"),
+        ("serial", "on", "serial"),
+        ("serial", "off", "off"),
+    ],
+)
+def test_buckets_follow_the_mode_unless_they_have_their_own(mode, own, expected) -> None:
+    config = load("tiny", [f"overlap.mode='{mode}'", f"overlap.data_parallel='{own}'"]).config
+    assert data_form(config) == expected
 
 
 def test_an_operation_s_own_form_is_named_by_its_key() -> None:

@@ -118,6 +118,8 @@ def test_ranks_stop_when_their_launcher_is_killed(case: Case) -> None:
     while any(Path(f"/proc/{rank}").exists() for rank in ranks):
         assert time.monotonic() < deadline, "they train on"
         time.sleep(0.1)
+    assert case.status()["reason"] == "the launcher of a rank is gone"
+    assert case.checkpoints()[-1].name == f"step_{case.step():08d}"
     assert case.status()["state"] == "preempted"
     assert len(case.checkpoints()) == 1
 

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from ndtrain.checkpoint.format import Manifest
+from ndtrain.checkpoint.format import FIRST_MOMENT, Manifest
 from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import step_folder
+from ndtrain.config.schema import Optim
 from tests.faults.runs import Case
 
 LONG = ("train.steps=20", "checkpoint.every_steps=0")
@@ -85,6 +87,33 @@ def test_an_earlier_checkpoint_of_the_same_run(case: Case, undisturbed: Case) ->
     assert len(abandoned) == 4
 
 
+@pytest.mark.slow
+def test_the_plan_goes_with_the_run_and_with_its_checkpoint(case: Case) -> None:
+    """Reused where the run goes on, in another directory too; decided again only when asked."""
+
+    def start(steps: int, *overrides: str) -> str:
+        run = case.start(f"train.steps={steps}", *overrides, num_ranks=2, tp=2)
+        run.finish()
+        return run.output
+
+    def plan(name: str = "r") -> dict:
+        return json.loads((case.folder / name / "plan.json").read_text())
+
+    assert "overlap: qkv forward: " in start(2)
+    decided = plan()
+    (checkpoint,) = case.checkpoints()
+    assert json.loads((checkpoint / "training.json").read_text())["plan"] == decided
+    assert "overlap: as decided before" in start(4)
+    assert plan()["figures"] == decided["figures"]
+    there = ("run.name=other", f"checkpoint.resume={case.checkpoints()[-1]}")
+    assert "overlap: as decided before" in start(6, *there)
+    assert plan("other")["figures"] == decided["figures"]
+    again = start(6, "overlap.replan=true")
+    assert "as decided before" not in again
+    assert "overlap: qkv forward: " in again
+    assert plan()["figures"] != decided["figures"]  # measured anew
+
+
 def test_other_data_are_refused(case: Case) -> None:
     case.start("train.steps=1", "train.eval_every=0").finish()
     (case.folder / "text" / "0.txt").write_text("something else was written here " * 9)
@@ -136,3 +165,23 @@ def test_another_layout_goes_on_near_by(case: Case, undisturbed: Case) -> None:
     ours = {(step, name): float.fromhex(bits) for step, name, bits in case.losses()}
     theirs = {(step, name): float.fromhex(bits) for step, name, bits in undisturbed.losses()}
     assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_new_run_can_begin_with_the_moments_of_another(case: Case) -> None:
+    """Its first gradient is added to them; a run without them shows what that gradient was."""
+    case.start("train.steps=2").finish()
+    old = case.checkpoints()[-1]
+    states = {"old": Checkpoint(old)}
+    for name, restore in (("with", "true"), ("without", "false")):
+        options = (f"run.name={name}", f"model.weights={old}", f"optim.restore={restore}")
+        case.start(*options, "train.steps=1").finish()
+        states[name] = Checkpoint(step_folder(case.directory.with_name(name), 1))
+    assert [state.training()["num_updates"] for state in states.values()] == [2, 3, 1]
+    beta = Optim().betas[0]
+    for name, parameter in states["old"].tensors():
+        first = {
+            which: checkpoint.state.read(FIRST_MOMENT, name, 0, [(0, len(parameter))])
+            for which, checkpoint in states.items()
+        }
+        torch.testing.assert_close(first["with"], beta * first["old"] + first["without"])

@@ -104,6 +104,19 @@ def test_a_signal_is_only_noted(tmp_path: Path) -> None:
             signal.signal(number, handler)
 
 
+@pytest.mark.parametrize("is_torchrun", [False, True])
+def test_a_rank_of_torchrun_looks_whether_its_parent_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_torchrun: bool
+) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if is_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    requests = StopRequests(tmp_path, None, True)
+    assert requests.pending() is Request.NONE
+    monkeypatch.setattr(os, "getppid", lambda: 1)  # whoever adopts orphans
+    assert requests.pending() is (Request.ORPHANED if is_torchrun else Request.NONE)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(NUM_DRILLS))
 def test_any_rank_at_any_moment(case: Case, seed: int) -> None:

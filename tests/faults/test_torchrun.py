@@ -90,6 +90,25 @@ def assert_stopped(case: Case, reason: str) -> int:
 
 
 @pytest.mark.slow
+def test_ranks_save_and_stop_when_torchrun_is_killed(
+    case: Case, start: Callable[..., Torchrun]
+) -> None:
+    run = start(LONG)
+    run.until(lambda: case.step() >= 2)
+    ranks = [run.rank_process(rank) for rank in range(2)]
+    run.process.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        if time.monotonic() > deadline:
+            for rank in ranks:
+                os.kill(rank, signal.SIGKILL)
+            pytest.fail(f"they train on:\n{run.output.read_text()}")
+        time.sleep(0.1)
+    assert_stopped(case, "the launcher of a rank is gone")
+    assert "the same command goes on from here" in run.output.read_text()
+
+
+@pytest.mark.slow
 def test_stops_and_resumes(case: Case, start: Callable[..., Torchrun]) -> None:
     run = start(LONG)
     run.until(lambda: case.step() >= 2)

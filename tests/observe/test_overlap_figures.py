@@ -63,6 +63,7 @@ def test_a_ring_whose_first_product_hides_most_of_its_hop() -> None:
         "compute_slowdown": pytest.approx(12 / 10),  # product_1 ran alone
         "comm_bytes": 6000,
         "hidden_bytes": 5000,
+        "arrived_bytes": None,
         "extra_bytes": 77,
     }
     assert figures["down"]["hidden_bytes"] == 0

@@ -108,8 +108,30 @@ def test_a_fixed_mode_is_followed_without_figures(mode: str) -> None:
 def test_serial_is_the_plan_of_auto_one_node_at_a_time() -> None:
     auto = decide(Overlap(), SIZES, figures(125e6), torch.float32)
     serial = decide(Overlap(mode="serial"), SIZES, figures(125e6), torch.float32)
-    assert serial.choices == auto.choices
-    assert (auto.modes.serial, serial.modes.serial) == (False, True)
+    assert tuple(replace(choice, serial=False) for choice in serial.choices) == auto.choices
+    assert (auto.modes.serial, serial.modes.serial) == (frozenset(), frozenset(OPERATIONS))
+    assert serial.overlapped == set()
+
+
+def test_an_operation_is_weighed_or_serial_on_its_own() -> None:
+    """Blocking but for two; and a form of its own does not take one out of a serial run."""
+    settings = Overlap(mode="off", gate_up="auto", down="serial")
+    assert needs_figures(settings)
+    auto = decide(Overlap(), SIZES, figures(125e6), torch.float32)
+    mixed = decide(settings, SIZES, figures(125e6), torch.float32)
+    for choice, weighed in zip(mixed.choices, auto.choices, strict=True):
+        if choice.operation in ("gate_up", "down"):
+            assert choice == replace(weighed, serial=choice.operation == "down")
+        else:
+            assert (choice.mode, choice.serial) == ("off", False)
+    assert mixed.overlapped == {"gate_up"}
+    assert mixed.modes.serial == {"down"}
+    assert f"{choice_of(mixed, 'down', 'forward').mode}, one node at a time" in "".join(
+        mixed.lines()
+    )
+    whole = decide(Overlap(mode="serial", o="ring"), SIZES, figures(125e6), torch.float32)
+    assert choice_of(whole, "o", "forward").mode == "ring"
+    assert whole.modes.serial == frozenset(OPERATIONS)
 
 
 def test_one_rank_hides_nothing() -> None:
@@ -164,5 +186,6 @@ def test_a_form_that_was_asked_for_and_is_above_the_limit_is_refused() -> None:
 
 def test_a_plan_of_before_the_limit_is_still_read() -> None:
     old = {"operation": "qkv", "when": "forward", "mode": "ring"}
-    decision = Decision.from_json({"choices": [old], "serial": False})
-    assert decision.choices == (Choice("qkv", "forward", "ring"),)
+    for serial in (False, True):  # then of all operations together
+        decision = Decision.from_json({"choices": [old], "serial": serial})
+        assert decision.choices == (Choice("qkv", "forward", "ring", serial=serial),)

@@ -44,8 +44,9 @@ def start(
     in_background: bool = False,
     modes: Modes = BLOCKING,
     runtime: Runtime | None = None,
+    serial: bool = False,
 ) -> tuple[Runtime, Qwen3, ShardedAdamW, dict[str, Shard]]:
-    """runtime: None starts one."""
+    """runtime: None starts one. serial: of the buckets."""
     runtime = runtime or start_cpu(tp, dp, shape.num_kv_heads)
     with torch.device("meta"):
         model = Qwen3(shape)
@@ -53,7 +54,7 @@ def start(
     source = RandomWeights(shape, seed=3)
     bucket_bytes = 20_000  # several buckets, one layer in two of them
     optimizer = ShardedAdamW(
-        model, shards, source, runtime, Optim(lr=1e-2), dtype, bucket_bytes, in_background
+        model, shards, source, runtime, Optim(lr=1e-2), dtype, bucket_bytes, in_background, serial
     )
     recompute(model, mode)  # type: ignore[arg-type]
     return runtime, model, optimizer, shards
@@ -104,9 +105,13 @@ def train(
     dtype: torch.dtype = torch.float32,
     num_micro_batches: int = 1,
     in_background: bool = False,
+    modes: Modes = BLOCKING,
+    serial: bool = False,
 ) -> dict:
     """Trains; returns the curve, gradient norms and the parameters held on this rank."""
-    runtime, model, optimizer, shards = start(shape, tp, dp, dtype, mode, in_background)
+    runtime, model, optimizer, shards = start(
+        shape, tp, dp, dtype, mode, in_background, modes, serial=serial
+    )
     losses, norms = [], []
     for step in range(num_steps):
         own = loss_of(model, runtime, step, num_micro_batches, optimizer)

@@ -8,6 +8,8 @@ import torch
 
 from ndtrain.config.schema import Optim
 from ndtrain.models.qwen3.model import Qwen3
+from ndtrain.observe.overlap_figures import Tallying
+from ndtrain.overlap.modes import BLOCKING
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.zero import ShardedAdamW
@@ -31,6 +33,31 @@ def test_background_equals_blocking_bit_for_bit(shape, tp, dp, mode, dtype):
         assert before["norms"] == after["norms"]
         for name, value in before["parameters"].items():
             assert torch.equal(value, after["parameters"][name]), name
+
+
+def test_one_node_at_a_time_they_have_the_same_bits() -> None:
+    pool, arguments = ranks(2), (UNTIED, 1, 2, 5, "none", torch.float32, 2, True, BLOCKING)
+    for ours, serial in zip(
+        pool.run(train, *arguments), pool.run(train, *arguments, True), strict=True
+    ):
+        assert ours["losses"] == serial["losses"]
+        for name, value in ours["parameters"].items():
+            assert torch.equal(value, serial["parameters"][name]), name
+
+
+def hidden_bytes_of_a_step(rank: int, serial: bool) -> float:
+    runtime, model, optimizer, _ = start(SHAPE, 1, 2, in_background=True, serial=serial)
+    loss_of(model, runtime, 0, 1, optimizer)
+    optimizer.step(1e-2)
+    optimizer.traffic.finish()
+    tallies = Tallying().step(runtime.spans.drain())
+    assert tallies["gradient_buckets"].comm_bytes > 0
+    return sum(tallies[name].hidden_bytes for name in ("gradient_buckets", "parameter_gathers"))
+
+
+def test_one_node_at_a_time_nothing_moves_beside_compute() -> None:
+    assert ranks(2).run(hidden_bytes_of_a_step, True) == [0.0, 0.0]
+    assert all(hidden > 0 for hidden in ranks(2).run(hidden_bytes_of_a_step, False))
 
 
 def order_of_events(rank: int) -> tuple[list[str], list[str]]:

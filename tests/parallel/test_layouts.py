@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ndtrain.models.qwen3.hugging_face import parameter_shapes
+from ndtrain.overlap.modes import Modes
 from ndtrain.parallel.initialize import RandomWeights
 from tests.parallel.small import LLAMA, SHAPE, UNTIED, start, train
 from tests.rank_pool import ranks
@@ -46,6 +47,20 @@ def test_recomputation_changes_no_bit(mode):
         assert before["losses"] == after["losses"]
         for name, value in before["parameters"].items():
             assert torch.equal(value, after["parameters"][name]), name
+
+
+@pytest.mark.parametrize("form", ["bulk", "chunk", "ring", "ring2"])
+def test_every_form_goes_with_shared_heads_tied_weights_accumulation_and_recompute(form):
+    """Four ranks share two key/value heads. One node at a time it has the same bits."""
+    pool = ranks(4)
+    common = (SHAPE, 4, 1, 3, "full", torch.float64, 2, True)
+    blocking = pool.run(train, *common)
+    ours, serial = (pool.run(train, *common, Modes.all(form, one)) for one in (False, True))
+    for concurrent, one_by_one, off in zip(ours, serial, blocking, strict=True):
+        assert concurrent["losses"] == one_by_one["losses"]
+        assert concurrent["losses"] == pytest.approx(off["losses"], rel=FP64)
+        for name, value in concurrent["parameters"].items():
+            assert torch.equal(value, one_by_one["parameters"][name]), name
 
 
 def test_accumulation_adds_up_to_the_whole_batch():

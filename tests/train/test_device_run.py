@@ -58,6 +58,7 @@ def test_the_numbers_of_the_cpu_and_no_times(tmp_path: Path) -> None:
     assert len(ours) == 4
     for row in ours:
         assert row["comm_ms"] is row["exposed_comm_ms"] is row["overlap_pct"] is row["mfu"] is None
+        assert row["overlap"] == {}
     assert [path.name for path in complete_checkpoints(tmp_path / "neuron")] == [
         path.name for path in complete_checkpoints(tmp_path / "cpu")
     ]

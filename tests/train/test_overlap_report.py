@@ -5,12 +5,14 @@ from dataclasses import astuple
 import pytest
 
 from ndtrain.core.errors import UserError
+from ndtrain.core.spans import SpanRecorder
 from ndtrain.observe.overlap_figures import OPERATIONS, STEP, Tally
 from ndtrain.overlap.gate import Choice, Decision
+from ndtrain.runtime.arrivals import can_count_arrivals
 from ndtrain.train.overlap_report import CHECKED_STEPS, OverlapReport, checks_of
 
-RING = Decision((Choice("qkv", "forward", "ring"), Choice("o", "forward", "off")), serial=False)
-BLOCKING = Decision((Choice("qkv", "forward", "off"),), serial=False)
+RING = Decision((Choice("qkv", "forward", "ring"), Choice("o", "forward", "off")))
+BLOCKING = Decision((Choice("qkv", "forward", "off"),))
 
 
 def row(**tallies: Tally) -> list[float]:
@@ -44,6 +46,46 @@ def test_one_hidden_byte_is_enough_and_later_steps_are_not_judged() -> None:
     assert first["qkv"]["hidden_bytes"] == 1
     for _ in range(2 * CHECKED_STEPS):
         assert overlap.record(row(qkv=moving(0)))["qkv"]["hidden_bytes"] == 0
+
+
+def test_what_runs_one_node_at_a_time_need_not_hide() -> None:
+    serial = Choice("qkv", "forward", "ring", serial=True)
+    assert checks_of(Decision((serial,)), "auto", 1) == []
+    assert Decision((serial, *RING.choices)).overlapped == {"qkv"}
+
+
+COUNTED = 3 * 2**20  # sent in a step: enough to be judged by what arrives
+
+
+@pytest.mark.parametrize(("arrived", "is_active"), [(0.005, False), (0.02, True)])
+def test_transfers_under_way_that_bring_nothing_are_not_active(
+    arrived: float, is_active: bool
+) -> None:
+    (check,) = checks_of(RING, "auto", 1)
+    step = Tally(comm_bytes=COUNTED, arrived_bytes=arrived * COUNTED)
+    tallies = dict.fromkeys(OPERATIONS, Tally()) | {"qkv": moving(1000), STEP: step}
+    check.see(tallies, counts_arrivals=False)  # nobody counts in the first step
+    check.see(tallies, counts_arrivals=True)
+    if is_active:
+        check.see(tallies, counts_arrivals=True)
+        return
+    with pytest.raises(UserError, match="no byte of qkv moved behind compute in 3 steps"):
+        check.see(tallies, counts_arrivals=True)
+
+
+def test_arrivals_are_counted_until_it_is_judged() -> None:
+    spans = SpanRecorder()
+    overlap = OverlapReport({}, checks_of(RING, "auto", 1), spans)
+    counts = []
+    for _ in range(CHECKED_STEPS + 1):
+        figures = overlap.record(row(qkv=moving(1), step=moving(1)))
+        counts.append((figures["qkv"]["arrived_bytes"], spans.arrived is not None))
+    on = can_count_arrivals()
+    during = (0 if on else None, on)
+    assert counts == [(None, on), during, (during[0], False), (None, False)]
+    idle = SpanRecorder()
+    OverlapReport({}, [], idle).record(row())
+    assert idle.arrived is None
 
 
 def test_buckets_that_were_asked_to_hide_must() -> None:

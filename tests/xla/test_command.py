@@ -52,4 +52,5 @@ def test_a_run_trains_saves_goes_on_and_says_only_what_it_knows(tmp_path: Path) 
     assert records[-1]["loss"] < records[0]["loss"]
     for row in records:
         assert row["comm_ms"] is row["exposed_comm_ms"] is row["overlap_pct"] is row["mfu"] is None
+        assert row["overlap"] == {}
     assert [path.name for path in complete_checkpoints(tmp_path / "r")][-1] == "step_00000006"

@@ -69,8 +69,8 @@ def early(some: HloGraph) -> set[str]:
 
 
 def late_in_core(some: HloGraph, layer: int) -> int:
-    """Products between the gradient of an attention core's output and that of its input."""
-    (first,) = dots(some, f"layers.{layer}.attention.o.backward.product")
+    """Products between the gradient of o's output and that of an attention core's input."""
+    (first,) = dots(some, f"layers.{layer}.mlp.gate_up.backward.product")
     (last,) = dots(some, f"layers.{layer}.attention.qkv.backward.product")
     inner = (one.name for one in dots(some, ""))
     return sum(some.before(first.name, one) and some.before(one, last.name) for one in inner)

@@ -83,7 +83,13 @@ class Attention(nn.Module):
     def forward(
         self, x_SBH: Tensor, rotary: tuple[Tensor, Tensor], starts_BS: Tensor | None
     ) -> Tensor:
-        return self.o(self.core(self.qkv(x_SBH), rotary, starts_BS))
+        return self.after_qkv(self.qkv(x_SBH), rotary, starts_BS)
+
+    def after_qkv(
+        self, qkv: Tensor, rotary: tuple[Tensor, Tensor], starts_BS: Tensor | None
+    ) -> Tensor:
+        """What activation checkpointing may run again from q|k|v."""
+        return self.o(self.core(qkv, rotary, starts_BS))
 
 
 class SwiGLU(nn.Module):
@@ -99,7 +105,11 @@ class MLP(nn.Module):
         self.down = Linear(shape.intermediate_size, shape.hidden_size)
 
     def forward(self, x_SBH: Tensor) -> Tensor:
-        return self.down(self.activation(self.gate_up(x_SBH)))
+        return self.after_gate_up(self.gate_up(x_SBH))
+
+    def after_gate_up(self, gate_up: Tensor) -> Tensor:
+        """What activation checkpointing may run again from gate|up."""
+        return self.down(self.activation(gate_up))
 
 
 class Block(nn.Module):

@@ -24,8 +24,9 @@ _COLUMNS = {
 
 def operations(run: RunFiles) -> str:
     maps = [record["overlap"] for record in run.steps if isinstance(record.get("overlap"), dict)]
-    if not maps:
-        return paragraph("No step has such figures: one rank, or an older run.", "muted")
+    if not any(maps):
+        why = "an older run, or a device whose times only its own profile has"
+        return paragraph(f"No step has such figures: {why}.", "muted")
     names = dict.fromkeys(
         [*OPERATIONS, *(name for one in maps for name in one if name != STEP), STEP]
     )

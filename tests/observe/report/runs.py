@@ -62,7 +62,7 @@ def make_run(
     weighed = {**choice, "predicted_ms": 10.0, "blocking_ms": 20.0, "extra_bytes": 1_250_000}
     fixed = {**choice, "operation": "head", "predicted_ms": None, "blocking_ms": None}
     figures = {"matmul_flops": 35.5e9, "link_bytes_per_s": 125e6, "link_latency_s": 1.5e-3}
-    plan = {"figures": figures, "decision": {"choices": [weighed, fixed], "serial": False}}
+    plan = {"figures": figures, "decision": {"choices": [weighed, fixed]}}
     write_json(path / "plan.json", plan)
     return run
 

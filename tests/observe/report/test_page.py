@@ -183,6 +183,8 @@ def test_a_device_that_only_a_profile_can_tell_about(tmp_path: Path) -> None:
     part = sections(report(run))["time"]
     assert "<svg" in part
     assert "communication was not measured" in part
+    without = make_run(tmp_path / "without", num_steps=2, overlap={})
+    assert "only its own profile has" in sections(report(without))["operations"]
 
 
 def test_unknown_hardware_has_no_mfu(tmp_path: Path) -> None:
