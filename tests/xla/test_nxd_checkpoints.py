@@ -63,6 +63,12 @@ def save_rank(
     trainer.save_checkpoint(str(folder), "step_7", model=model, use_xser=use_xser)
 
 
+def save_rank_with_the_older_function(rank: int, root: Path, folder: Path, shape: Shape) -> None:
+    start(root)
+    model = build(shape, parameters(shape), "fused")
+    module("parallel_layers.checkpointing").save({"model": model.state_dict()}, str(folder))
+
+
 def load_rank(rank: int, root: Path, folder: Path, shape: Shape, copies: int) -> float:
     """The largest difference between what NxD loads and what its layers make of our parameters."""
     trainer = start(root)
@@ -129,6 +135,15 @@ def test_it_loads_what_is_exported(
     export_nxd(tmp_path / "ours", tmp_path / "nxd", TP, _order(copies))
     for difference in pool.run(load_rank, checkout(), tmp_path / "nxd", shape, copies):
         assert difference == 0
+
+
+def test_what_its_older_function_saved_is_imported(pool: RankPool, tmp_path: Path) -> None:
+    pool.run(save_rank_with_the_older_function, checkout(), tmp_path / "nxd", SHAPE)
+    (tmp_path / "nxd" / "config.json").write_text(json.dumps(SHAPE.to_hugging_face("float32")))
+    import_folder(tmp_path / "nxd", tmp_path / "ours")
+    right = parameters(SHAPE)
+    for name, tensor in Checkpoint(tmp_path / "ours").tensors():
+        assert torch.equal(tensor, right[name]), name
 
 
 # Its converter takes the size of a head from the hidden size.
