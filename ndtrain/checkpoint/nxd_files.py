@@ -6,7 +6,8 @@
 
 Layout: TAG/model/dp_rank_00_tp_rank_XX_pp_rank_XX.pt, TAG/optim beside it, TAG/done once the save
 is complete (neuronx-distributed 2.29, trainer/checkpoint.py). The folder of tags, a tag or `model`
-may be given.
+may be given; or one with tp_rank_XX_pp_rank_XX/checkpoint.pt (`save` of its
+parallel_layers/checkpointing.py).
 The files are opened with torch's reader of weights alone, which runs no code, and memory-mapped.
 """
 
@@ -24,6 +25,8 @@ MODEL = "model"
 OPTIMIZER = "optim"
 DONE = "done"
 _FILE = re.compile(r"dp_rank_(\d+)(_ep_rank_\d+)?_tp_rank_(\d+)_pp_rank_(\d+)\.pt")
+_FOLDER = re.compile(r"tp_rank_(\d+)_pp_rank_(\d+)")
+_IN_FOLDER = "checkpoint.pt"
 
 
 def file_name(rank: int, part: int = 0) -> str:
@@ -51,18 +54,16 @@ def rank_files(model_folder: Path) -> list[Path]:
     """The files of all tensor ranks, in the order of ranks. Raises UserError for other layouts."""
     found: dict[int, Path] = {}
     for path in sorted(model_folder.iterdir()):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
+        if not _is_rank(path):
             continue
-        data_rank, expert, tensor_rank, pipeline_rank = match.groups()
-        _refuse_other_layouts(path, expert is not None, int(pipeline_rank))
-        if int(data_rank):
+        data_rank, tensor_rank = _place(path)
+        if data_rank:
             raise UserError(
                 f"`{path.name}` is of a further data-parallel rank",
                 str(model_folder),
                 "neuronx-distributed saves a model from data-parallel rank 0 alone: give that one",
             )
-        found[int(tensor_rank)] = path
+        found[tensor_rank] = path if path.suffix else path / _IN_FOLDER
     missing = sorted(set(range(max(found) + 1)) - found.keys())
     if missing:
         raise UserError(
@@ -115,12 +116,10 @@ def optimizer_files(model_folder: Path, num_ranks: int) -> list[list[Path]]:
     """
     folder = model_folder.parent / OPTIMIZER
     found: dict[tuple[int, int], Path] = {}
-    for path in sorted(folder.glob("*.pt")):
-        match = _FILE.fullmatch(path.name)
-        if match is not None:
-            data_rank, expert, tensor_rank, pipeline_rank = match.groups()
-            _refuse_other_layouts(path, expert is not None, int(pipeline_rank))
-            found[int(tensor_rank), int(data_rank)] = path
+    for path in sorted(folder.glob("dp_rank_*.pt")):
+        if _is_rank(path):
+            data_rank, tensor_rank = _place(path)
+            found[tensor_rank, data_rank] = path
     if not found:
         raise UserError(
             "no state of an optimizer: no files dp_rank_XX_tp_rank_XX_pp_rank_00.pt",
@@ -140,7 +139,14 @@ def optimizer_files(model_folder: Path, num_ranks: int) -> list[list[Path]]:
 
 
 def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(_FILE.fullmatch(path.name) for path in folder.iterdir())
+    return folder.is_dir() and any(_is_rank(path) for path in folder.iterdir())
+
+
+def _is_rank(path: Path) -> bool:
+    """Whether a tensor rank's state is there, in either layout."""
+    if _FOLDER.fullmatch(path.name):
+        return (path / _IN_FOLDER).is_file()
+    return _FILE.fullmatch(path.name) is not None
 
 
 def _complete(tag: Path) -> Path:
@@ -151,6 +157,18 @@ def _complete(tag: Path) -> Path:
             f"take another checkpoint; or give {tag / MODEL} if you know that its files are whole",
         )
     return tag / MODEL
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Data-parallel and tensor rank. Raises UserError for layouts that are not read."""
+    folder, file = _FOLDER.fullmatch(path.name), _FILE.fullmatch(path.name)
+    if folder is not None:
+        data_rank, expert, tensor_rank, pipeline_rank = "0", None, folder[1], folder[2]
+    else:
+        assert file is not None, "_is_rank(path)"
+        data_rank, expert, tensor_rank, pipeline_rank = file.groups()
+    _refuse_other_layouts(path, expert is not None, int(pipeline_rank))
+    return int(data_rank), int(tensor_rank)
 
 
 def _refuse_other_layouts(path: Path, has_experts: bool, pipeline_rank: int) -> None:

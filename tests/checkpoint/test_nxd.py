@@ -97,6 +97,23 @@ def test_any_of_the_three_folders_may_be_given_and_the_tokenizer_travels(tmp_pat
     assert find_model_folder(tmp_path / "ours_0") is None
 
 
+def test_the_layout_of_its_older_function(tmp_path: Path) -> None:
+    parameters = random_parameters(SHAPE)
+    states = rank_states(SHAPE, parameters, 2, "fused")
+    for rank, state in enumerate(states):
+        folder = tmp_path / "nxd" / f"tp_rank_{rank:02d}_pp_rank_00"
+        folder.mkdir(parents=True)
+        torch.save({"model": state, "epoch": 3}, folder / "checkpoint.pt")
+    config = json.dumps(SHAPE.to_hugging_face("float32"))
+    (tmp_path / "nxd" / "config.json").write_text(config)
+    import_folder(tmp_path / "nxd", tmp_path / "ours")
+    for name, tensor in Checkpoint(tmp_path / "ours").tensors():
+        assert torch.equal(tensor, parameters[name]), name
+    folder.rename(tmp_path / "nxd" / "tp_rank_01_pp_rank_01")
+    with pytest.raises(UserError, match="further pipeline stage"):
+        import_folder(tmp_path / "nxd", tmp_path / "again")
+
+
 def test_memory_of_one_file_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = dataclasses.replace(SHAPE, num_layers=12)
     parameters = random_parameters(shape)

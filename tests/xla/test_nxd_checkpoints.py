@@ -6,10 +6,9 @@ Run with NDTRAIN_NXD naming a checkout at commit fbac34901a4a1b6ccfbc8cbc4f0be2b
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
@@ -29,6 +28,7 @@ from tests.parallel import small
 from tests.rank_pool import RankPool
 from tests.xla.nxd_checkout import checkout, install, module
 from tests.xla.nxd_model import Style, build
+from tests.xla.nxd_zero import start
 
 TP = 4
 SHAPE = dataclasses.replace(small.UNTIED, num_heads=8, num_kv_heads=4, head_dim=8)
@@ -44,28 +44,25 @@ def parameters(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.randn(size, generator=generator) for name, size in shapes.items()}
 
 
-def start(root: Path) -> Any:
-    """NxD's model parallelism of this rank, on the CPU."""
-    os.environ["NXD_CPU_MODE"] = "1"
-    install(root)
-    state = module("parallel_layers.parallel_state")
-    state.destroy_model_parallel()  # of the test before
-    state.destroy_kv_group()
-    state.initialize_model_parallel(tensor_model_parallel_size=TP)
-    return module("trainer.checkpoint")
-
-
 def save_rank(
     rank: int, root: Path, folder: Path, shape: Shape, style: Style, copies: int, use_xser: bool
 ) -> None:
-    trainer = start(root)
+    start(root, TP)
+    trainer = module("trainer.checkpoint")
     model = build(shape, parameters(shape), style, copies)
     trainer.save_checkpoint(str(folder), "step_7", model=model, use_xser=use_xser)
 
 
+def save_rank_with_the_older_function(rank: int, root: Path, folder: Path, shape: Shape) -> None:
+    start(root, TP)
+    model = build(shape, parameters(shape), "fused")
+    module("parallel_layers.checkpointing").save({"model": model.state_dict()}, str(folder))
+
+
 def load_rank(rank: int, root: Path, folder: Path, shape: Shape, copies: int) -> float:
     """The largest difference between what NxD loads and what its layers make of our parameters."""
-    trainer = start(root)
+    start(root, TP)
+    trainer = module("trainer.checkpoint")
     model = build(shape, parameters(shape, seed=1), "fused", copies)
     right = build(shape, parameters(shape), "fused", copies).state_dict()
     trainer.load_checkpoint(str(folder), model=model)
@@ -129,6 +126,15 @@ def test_it_loads_what_is_exported(
     export_nxd(tmp_path / "ours", tmp_path / "nxd", TP, _order(copies))
     for difference in pool.run(load_rank, checkout(), tmp_path / "nxd", shape, copies):
         assert difference == 0
+
+
+def test_what_its_older_function_saved_is_imported(pool: RankPool, tmp_path: Path) -> None:
+    pool.run(save_rank_with_the_older_function, checkout(), tmp_path / "nxd", SHAPE)
+    (tmp_path / "nxd" / "config.json").write_text(json.dumps(SHAPE.to_hugging_face("float32")))
+    import_folder(tmp_path / "nxd", tmp_path / "ours")
+    right = parameters(SHAPE)
+    for name, tensor in Checkpoint(tmp_path / "ours").tensors():
+        assert torch.equal(tensor, right[name]), name
 
 
 # Its converter takes the size of a head from the hidden size.
