@@ -18,8 +18,16 @@ from ndtrain.checkpoint.hugging_face import HuggingFaceFolder
 from ndtrain.checkpoint.hugging_face_writer import MAX_SHARD_BYTES, write_folder
 from ndtrain.checkpoint.nxd import KvCopies, NxdFolder
 from ndtrain.checkpoint.nxd_files import find_model_folder
+from ndtrain.checkpoint.nxd_optimizer import NxdOptimizer
 from ndtrain.checkpoint.source import open_checkpoint
-from ndtrain.checkpoint.writer import MAX_FILE_BYTES, begin, copy_tokenizer, publish, write_rank
+from ndtrain.checkpoint.writer import (
+    MAX_FILE_BYTES,
+    begin,
+    copy_tokenizer,
+    publish,
+    write_files,
+    write_rank,
+)
 from ndtrain.core.errors import UserError
 
 _ROWS = 8192  # of the tied head compared at a time
@@ -30,22 +38,28 @@ def import_folder(
     destination: Path,
     max_file_bytes: int = MAX_FILE_BYTES,
     kv_copies: KvCopies | None = None,
+    with_optimizer: bool = False,
 ) -> None:
     """A folder of Hugging Face or neuronx-distributed -> a weights folder, values and dtypes kept.
 
-    kv_copies: see NxdFolder. Raises UserError for what HuggingFaceFolder and NxdFolder refuse, for
+    kv_copies: see NxdFolder. with_optimizer: neuronx-distributed's AdamW too, in fp32; a run takes
+    it with optim.restore. Raises UserError for what HuggingFaceFolder and NxdFolder refuse, for
     values that are not finite, and for a tied model whose file has a head of its own.
     """
     folder = _open(source, kv_copies)
+    optimizer = _open_optimizer(folder) if with_optimizer else None
     partial = begin(destination)
     try:
         if folder.has_tied_head:
             _check_tied_head(folder)
         files = write_rank(partial, 0, _finite_pieces(folder), max_file_bytes)
+        if optimizer is not None:
+            files += write_files(partial, "state_0000", optimizer.pieces(), max_file_bytes)
         files += copy_tokenizer(folder.folder, partial)
         notes = {"imported_from": source.name}
+        step = optimizer.num_updates if optimizer else None
         publish(
-            partial, destination, Manifest(folder.shape, folder.dtype, tuple(files), None, notes)
+            partial, destination, Manifest(folder.shape, folder.dtype, tuple(files), step, notes)
         )
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -80,6 +94,16 @@ def _open(source: Path, kv_copies: KvCopies | None) -> HuggingFaceFolder | NxdFo
             "leave it out: there are no files dp_rank_00_tp_rank_XX_pp_rank_00.pt",
         )
     return HuggingFaceFolder(source)
+
+
+def _open_optimizer(folder: HuggingFaceFolder | NxdFolder) -> NxdOptimizer:
+    if isinstance(folder, NxdFolder):
+        return NxdOptimizer(folder)
+    raise UserError(
+        "--optimizer is for checkpoints of neuronx-distributed",
+        str(folder.folder),
+        "leave it out: a Hugging Face folder has weights alone",
+    )
 
 
 def _finite_pieces(

@@ -6,7 +6,7 @@
 Names, shapes and dtypes are checked at opening; that copies are equal, when they are read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +40,7 @@ class NxdFolder:
 
     kv_copies: in whose order the heads lie where key/value heads are held several times. It
     cannot be told from the files, so it is None only for checkpoints without copies. Trainium2's
-    order is refused: neuronx-distributed 0.18 initialises copies there row by row, and converts
+    order is refused: neuronx-distributed initialises copies there row by row, and converts
     them in another order.
 
     Raises UserError for what the files or config.json do not say clearly.
@@ -53,9 +53,13 @@ class NxdFolder:
         self._paths = rank_files(model_folder)
         self._ranks = [open_rank(path) for path in self._paths]
         self._layout = _find_layout(self.shape, self._ranks, model_folder, kv_copies)
-        self._shapes = parameter_shapes(self.shape)
+        self.shapes = parameter_shapes(self.shape)
         for rank in range(len(self._ranks)):
             self._check_rank(rank)
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self._ranks)
 
     @property
     def has_tied_head(self) -> bool:
@@ -70,12 +74,12 @@ class NxdFolder:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter whole, one at a time, in the model's order."""
-        for name in self._shapes:
-            yield name, self._read(name)
+        for name in self.shapes:
+            yield name, self.read_whole(name)
 
     def read(self, name: str, dim: int, slices: Sequence[tuple[int, int]]) -> Tensor:
         """Our parameter `name`'s slices along dim one after the other; stored dtype."""
-        full = self._read(name)
+        full = self.read_whole(name)
         return torch.cat([full.narrow(dim, start, stop - start) for start, stop in slices], dim)
 
     def read_tied_head(self, start: int, stop: int) -> Tensor:
@@ -85,17 +89,34 @@ class NxdFolder:
         heads = [self._ranks[rank][TIED_HEAD] for rank in range(first, last + 1)]
         return torch.cat(heads)[start - first * rows : stop - first * rows]
 
-    def _read(self, name: str) -> Tensor:
-        first = self._ranks[0][self._layout.parts(name, 0)[0].key]
-        result = torch.empty(self._shapes[name], dtype=first.dtype)
+    def read_whole(self, name: str) -> Tensor:
+        """Our parameter `name`; stored dtype."""
+        return self.assemble(name, self.tensor)
+
+    def tensor(self, rank: int, key: str) -> Tensor:
+        """A rank's tensor under its name in the file."""
+        return self._ranks[rank][key]
+
+    def trained_keys(self) -> list[str]:
+        """Names of a rank's tensors in the order of the model's parameters, each of them once."""
+        tied = TIED_HEAD if self.shape.tie_embeddings else None
+        return [key for key in self._ranks[0] if key != tied and not key.endswith(_DERIVED)]
+
+    def assemble(self, name: str, of_rank: Callable[[int, str], Tensor]) -> Tensor:
+        """What of_rank(rank, key) returns for the parts of our parameter `name`, put together.
+
+        Raises UserError if copies that several ranks hold differ.
+        """
+        first = of_rank(0, self._layout.parts(name, 0)[0].key)
+        result = torch.empty(self.shapes[name], dtype=first.dtype)
         written: set[tuple[int, int]] = set()
-        for rank, tensors in enumerate(self._ranks):
+        for rank in range(self.num_ranks):
             for part in self._layout.parts(name, rank):
-                position = 0
+                tensor, position = of_rank(rank, part.key), 0
                 for start, stop in part.slices:
                     size = stop - start
                     ours = result.narrow(part.dim, start, size)
-                    theirs = tensors[part.key].narrow(part.dim, position, size)
+                    theirs = tensor.narrow(part.dim, position, size)
                     position += size
                     if (start, stop) not in written:
                         ours.copy_(theirs)
@@ -117,7 +138,7 @@ class NxdFolder:
     def _check_rank(self, rank: int) -> None:
         tensors, where = self._ranks[rank], str(self._paths[rank])
         expected: set[str] = set()
-        for name, full_shape in self._shapes.items():
+        for name, full_shape in self.shapes.items():
             dtypes = set()
             for part in self._layout.parts(name, rank):
                 expected.add(part.key)
@@ -131,7 +152,7 @@ class NxdFolder:
                 )
         if self.has_tied_head:
             part = Part(TIED_HEAD, 0, self._layout.parts("embedding.weight", rank)[0].slices)
-            _checked(tensors, part, self._shapes["embedding.weight"], where)
+            _checked(tensors, part, self.shapes["embedding.weight"], where)
             expected.add(TIED_HEAD)
         unexpected = sorted(k for k in tensors.keys() - expected if not k.endswith(_DERIVED))
         if unexpected:

@@ -2,15 +2,19 @@
 
     model_folder = find_model_folder(Path("nxd_checkpoints"))     # None: it is something else
     tensors = [open_rank(path) for path in rank_files(model_folder)]
+    paths = optimizer_files(model_folder, num_ranks=8)         # see nxd_optimizer.py
 
-Layout: TAG/model/dp_rank_00_tp_rank_XX_pp_rank_XX.pt, TAG/done once the save is complete
-(neuronx-distributed 0.18, trainer/checkpoint.py). Any of the three folders may be given.
+Layout: TAG/model/dp_rank_00_tp_rank_XX_pp_rank_XX.pt, TAG/optim beside it, TAG/done once the save
+is complete (neuronx-distributed 2.29, trainer/checkpoint.py). The folder of tags, a tag or `model`
+may be given; or one with tp_rank_XX_pp_rank_XX/checkpoint.pt (`save` of its
+parallel_layers/checkpointing.py).
 The files are opened with torch's reader of weights alone, which runs no code, and memory-mapped.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +22,16 @@ from torch import Tensor
 from ndtrain.core.errors import UserError
 
 MODEL = "model"
+OPTIMIZER = "optim"
 DONE = "done"
 _FILE = re.compile(r"dp_rank_(\d+)(_ep_rank_\d+)?_tp_rank_(\d+)_pp_rank_(\d+)\.pt")
+_FOLDER = re.compile(r"tp_rank_(\d+)_pp_rank_(\d+)")
+_IN_FOLDER = "checkpoint.pt"
 
 
-def file_name(rank: int) -> str:
-    """The name of a tensor rank's file, of the first data-parallel and pipeline rank."""
-    return f"dp_rank_00_tp_rank_{rank:02d}_pp_rank_00.pt"
+def file_name(rank: int, part: int = 0) -> str:
+    """The name of a tensor rank's file, of data-parallel rank `part` and pipeline rank 0."""
+    return f"dp_rank_{part:02d}_tp_rank_{rank:02d}_pp_rank_00.pt"
 
 
 def find_model_folder(source: Path) -> Path | None:
@@ -47,18 +54,16 @@ def rank_files(model_folder: Path) -> list[Path]:
     """The files of all tensor ranks, in the order of ranks. Raises UserError for other layouts."""
     found: dict[int, Path] = {}
     for path in sorted(model_folder.iterdir()):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
+        if not _is_rank(path):
             continue
-        data_rank, expert, tensor_rank, pipeline_rank = match.groups()
-        _refuse_other_layouts(path, expert is not None, int(pipeline_rank))
-        if int(data_rank):
+        data_rank, tensor_rank = _place(path)
+        if data_rank:
             raise UserError(
                 f"`{path.name}` is of a further data-parallel rank",
                 str(model_folder),
                 "neuronx-distributed saves a model from data-parallel rank 0 alone: give that one",
             )
-        found[int(tensor_rank)] = path
+        found[tensor_rank] = path if path.suffix else path / _IN_FOLDER
     missing = sorted(set(range(max(found) + 1)) - found.keys())
     if missing:
         raise UserError(
@@ -72,17 +77,7 @@ def open_rank(path: Path) -> Mapping[str, Tensor]:
 
     Raises UserError for a file that holds more than tensors and containers of them, or is damaged.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        # torch raises its unpickler's errors, RuntimeError, ValueError or EOFError here.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"not a file of tensors alone: {reason}",
-            str(path),
-            "nothing but tensors is read, for a pickle can run code; save it again with "
-            "torch.save(model.state_dict(), path)",
-        ) from None
+    state = open_plain(path)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]  # as neuronx-distributed's converter accepts it too
     if not isinstance(state, dict) or not all(
@@ -96,8 +91,62 @@ def open_rank(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
+def open_plain(path: Path) -> Any:
+    """What torch.save wrote: tensors, numbers, texts and containers of them; memory-mapped.
+
+    Raises UserError for a file that holds more than that, or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        # torch raises its unpickler's errors, RuntimeError, ValueError or EOFError here.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"not a file of tensors alone: {reason}",
+            str(path),
+            "nothing but tensors is read, for a pickle can run code; save it again with "
+            "torch.save(model.state_dict(), path)",
+        ) from None
+
+
+def optimizer_files(model_folder: Path, num_ranks: int) -> list[list[Path]]:
+    """For each tensor rank, the files of its data-parallel ranks in order, of the folder `optim`.
+
+    Raises UserError if there are none, if one is missing, and for other layouts.
+    """
+    folder = model_folder.parent / OPTIMIZER
+    found: dict[tuple[int, int], Path] = {}
+    for path in sorted(folder.glob("dp_rank_*.pt")):
+        if _is_rank(path):
+            data_rank, tensor_rank = _place(path)
+            found[tensor_rank, data_rank] = path
+    if not found:
+        raise UserError(
+            "no state of an optimizer: no files dp_rank_XX_tp_rank_XX_pp_rank_00.pt",
+            str(folder),
+            "leave --optimizer out; what use_zero1_dcp=True or --convert_to_full wrote is not read",
+        )
+    num_parts = 1 + max(data_rank for _, data_rank in found)
+    wanted = {(rank, part) for rank in range(num_ranks) for part in range(num_parts)}
+    if wrong := sorted(wanted ^ found.keys()):
+        raise UserError(
+            f"the files are not those of {num_ranks} tensor ranks and {num_parts} data-parallel"
+            f" ranks: see tensor rank {wrong[0][0]}, data-parallel rank {wrong[0][1]}",
+            str(folder),
+            "copy the files of all ranks",
+        )
+    return [[found[rank, part] for part in range(num_parts)] for rank in range(num_ranks)]
+
+
 def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(_FILE.fullmatch(path.name) for path in folder.iterdir())
+    return folder.is_dir() and any(_is_rank(path) for path in folder.iterdir())
+
+
+def _is_rank(path: Path) -> bool:
+    """Whether a tensor rank's state is there, in either layout."""
+    if _FOLDER.fullmatch(path.name):
+        return (path / _IN_FOLDER).is_file()
+    return _FILE.fullmatch(path.name) is not None
 
 
 def _complete(tag: Path) -> Path:
@@ -108,6 +157,18 @@ def _complete(tag: Path) -> Path:
             f"take another checkpoint; or give {tag / MODEL} if you know that its files are whole",
         )
     return tag / MODEL
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Data-parallel and tensor rank. Raises UserError for layouts that are not read."""
+    folder, file = _FOLDER.fullmatch(path.name), _FILE.fullmatch(path.name)
+    if folder is not None:
+        data_rank, expert, tensor_rank, pipeline_rank = "0", None, folder[1], folder[2]
+    else:
+        assert file is not None, "_is_rank(path)"
+        data_rank, expert, tensor_rank, pipeline_rank = file.groups()
+    _refuse_other_layouts(path, expert is not None, int(pipeline_rank))
+    return int(data_rank), int(tensor_rank)
 
 
 def _refuse_other_layouts(path: Path, has_experts: bool, pipeline_rank: int) -> None:

@@ -4,14 +4,14 @@
     for part in layout.parts("layers.0.attention.qkv.weight", rank=3):
         part.key, part.dim, part.slices      # tensor `key` of rank 3: slices of ours along dim
 
-Names and cuts: neuronx-distributed 0.18, parallel_layers/layers.py, modules/qkv_linear.py,
+Names and cuts: neuronx-distributed 2.29, parallel_layers/layers.py, modules/qkv_linear.py,
 examples/training/llama and scripts/checkpoint_converter.py (the order of heads beside copies).
 """
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ndtrain.models.qwen3.hugging_face import hugging_face_names, row_counts
+from ndtrain.models.qwen3.hugging_face import hugging_face_names, parameter_shapes, row_counts
 from ndtrain.models.qwen3.shape import Shape
 
 Attention = Literal["fused", "split", "coalesced", "separate"]
@@ -29,6 +29,17 @@ _MLP_KEYS: dict[Mlp, tuple[str, ...]] = {
     "fused": ("gate_up_proj.weight",),
     "separate": ("gate_proj.weight", "up_proj.weight"),
 }
+# The order in which a block of theirs registers what ours has in another one.
+_MODULES = (
+    "attention.qkv.weight",
+    "attention.o.weight",
+    "attention.core.q_norm.weight",
+    "attention.core.k_norm.weight",
+    "mlp.gate_up.weight",
+    "mlp.down.weight",
+    "attention_norm.weight",
+    "mlp_norm.weight",
+)
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 MLPS: tuple[Mlp, ...] = get_args(Mlp)
 
@@ -126,6 +137,18 @@ class Layout:
             starts = [offset + head * shape.head_dim for head in heads]
             matrices.append(tuple((start, start + shape.head_dim) for start in starts))
         return matrices
+
+
+def in_module_order(shape: Shape) -> list[str]:
+    """Our parameters in the order of their model's, which its optimizer counts by."""
+
+    def place(name: str) -> tuple[int, int, int]:
+        if name.startswith("layers."):
+            _, layer, rest = name.split(".", 2)
+            return 1, int(layer), _MODULES.index(rest)
+        return {"embedding.weight": 0, "norm.weight": 2, "head.weight": 3}[name], 0, 0
+
+    return sorted(parameter_shapes(shape), key=place)
 
 
 def qkv_keys(name: str, attention: Attention) -> tuple[str, ...]:

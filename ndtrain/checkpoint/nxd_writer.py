@@ -4,8 +4,9 @@
 
 DEST/step_00000100/model/dp_rank_00_tp_rank_XX_pp_rank_00.pt with the names of
 GQAQKVColumnParallelLinear (fuse_qkv=True, its default) and of a fused gate_up_proj, a file `done`,
-and DEST/config.json with the tokenizer. Memory for one rank's file is enough.
-Never loaded by neuronx-distributed so far: it runs only with the Neuron SDK.
+and DEST/config.json with the tokenizer; AdamW's state if wanted (nxd_optimizer_writer.py). Memory
+for one rank's file is enough.
+Loaded by neuronx-distributed's own code (2.29) on a CPU, never on Trainium.
 """
 
 import shutil
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from ndtrain.checkpoint.hugging_face import CONFIG, TIED_HEAD
 from ndtrain.checkpoint.nxd import KvCopies
-from ndtrain.checkpoint.nxd_files import DONE, MODEL, file_name
-from ndtrain.checkpoint.nxd_layout import Layout
+from ndtrain.checkpoint.nxd_files import DONE, MODEL, OPTIMIZER, file_name
+from ndtrain.checkpoint.nxd_layout import Layout, in_module_order
+from ndtrain.checkpoint.nxd_optimizer_writer import write_optimizer
 from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import open_checkpoint
 from ndtrain.checkpoint.writer import (
@@ -29,17 +31,21 @@ from ndtrain.checkpoint.writer import (
 )
 from ndtrain.core.atomic import fsync_folder, write_json, write_text
 from ndtrain.core.errors import UserError
-from ndtrain.models.qwen3.hugging_face import parameter_shapes
 from ndtrain.models.qwen3.shape import Shape
 
 
 def export_nxd(
-    source: Path, destination: Path, num_ranks: int, kv_copies: KvCopies | None = None
+    source: Path,
+    destination: Path,
+    num_ranks: int,
+    kv_copies: KvCopies | None = None,
+    num_parts: int | None = None,
 ) -> None:
     """A checkpoint, or a run directory's newest one -> files for `num_ranks` tensor ranks.
 
     kv_copies: the order of heads for which key/value heads are copied; needed where there are
-    more ranks than key/value heads, refused elsewhere.
+    more ranks than key/value heads, refused elsewhere. num_parts: data-parallel ranks among which
+    AdamW's state is cut; None: weights alone.
     Raises UserError if the ranks cannot hold the model in equal parts, if the source is damaged or
     the destination is taken.
     """
@@ -55,6 +61,9 @@ def export_nxd(
             path = tag / MODEL / file_name(rank)
             torch.save(_rank_tensors(checkpoint, layout, rank), path)
             fsync_file(path)
+        if num_parts is not None:
+            write_optimizer(checkpoint, layout, tag / OPTIMIZER, num_parts)
+            fsync_folder(tag / OPTIMIZER)
         write_json(partial / CONFIG, checkpoint.shape.to_hugging_face(checkpoint.manifest.dtype))
         if checkpoint.tokenizer_folder is not None:
             copy_tokenizer_files(checkpoint.tokenizer_folder, partial)
@@ -71,7 +80,7 @@ def export_nxd(
 
 def _rank_tensors(checkpoint: Checkpoint, layout: Layout, rank: int) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for name in parameter_shapes(layout.shape):
+    for name in in_module_order(layout.shape):
         for part in layout.parts(name, rank):
             tensors[part.key] = checkpoint.read(name, part.dim, part.slices)
             if name == "embedding.weight" and layout.shape.tie_embeddings:

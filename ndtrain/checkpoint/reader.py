@@ -86,13 +86,14 @@ class Checkpoint:
         return OptimizerState(self._files, pieces, self._shapes, self._damaged)
 
     def training(self) -> dict[str, Any]:
-        """Raises UserError for a folder of weights alone: training cannot go on from it."""
+        """Raises UserError for a folder that no run saved: training cannot go on from it."""
         path = self.folder / TRAINING
         if path not in self._entries:
             raise UserError(
-                "these are weights alone: there is no optimizer state to go on with",
+                "these are weights that no run saved: there is no data position to go on from",
                 str(self.folder),
-                f"start a new run from them: model.weights={self.folder}",
+                f"start a new run: model.weights={self.folder}, and optim.restore=true if they"
+                " were imported with --optimizer",
             )
         self._check(path)
         return json.loads(path.read_bytes())

@@ -21,6 +21,11 @@ from ndtrain.core.errors import UserError
 )
 @click.option("--tp", type=click.IntRange(min=1), help="Tensor ranks that will read it (nxd).")
 @click.option(
+    "--dp",
+    type=click.IntRange(min=1),
+    help="AdamW's state too, cut for this many data-parallel ranks (nxd).",
+)
+@click.option(
     "--kv-copies",
     type=click.Choice(["trn1"]),
     help="Order of heads where key/value heads are copied: more ranks than such heads (nxd).",
@@ -30,6 +35,7 @@ def export(
     destination: Path,
     format_: str,
     tp: int | None,
+    dp: int | None,
     kv_copies: Literal["trn1"] | None,
 ) -> None:
     """Checkpoint to Hugging Face or NxD.
@@ -43,11 +49,11 @@ def export(
             raise UserError("--format nxd needs --tp", "the command line", "for example --tp 8")
         from ndtrain.checkpoint.nxd_writer import export_nxd
 
-        export_nxd(source, destination, tp, kv_copies)
+        export_nxd(source, destination, tp, kv_copies, dp)
     else:
-        if tp is not None or kv_copies is not None:
+        if any(option is not None for option in (tp, dp, kv_copies)):
             raise UserError(
-                "--tp and --kv-copies are for --format nxd",
+                "--tp, --dp and --kv-copies are for --format nxd",
                 "the command line",
                 "leave them out: a Hugging Face folder is whole",
             )

@@ -14,7 +14,15 @@ import click
     type=click.Choice(["trn1"]),
     help="Order of heads in neuronx-distributed's files where key/value heads are copied.",
 )
-def import_(source: Path, destination: Path, kv_copies: Literal["trn1"] | None) -> None:
+@click.option(
+    "--optimizer",
+    "with_optimizer",
+    is_flag=True,
+    help="NxD's AdamW too, for a run with optim.restore=true.",
+)
+def import_(
+    source: Path, destination: Path, kv_copies: Literal["trn1"] | None, with_optimizer: bool
+) -> None:
     """Hugging Face or NxD to checkpoint.
 
     SOURCE is a folder as transformers writes it, or one of neuronx-distributed (NxD) with
@@ -23,5 +31,5 @@ def import_(source: Path, destination: Path, kv_copies: Literal["trn1"] | None) 
     """
     from ndtrain.checkpoint.convert import import_folder
 
-    import_folder(source, destination, kv_copies=kv_copies)
+    import_folder(source, destination, kv_copies=kv_copies, with_optimizer=with_optimizer)
     click.echo(f"wrote {destination}")

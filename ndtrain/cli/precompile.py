@@ -23,10 +23,13 @@ def precompile(
 ) -> int:
     """Compile a run's graphs before it.
 
-    With runtime.device=xla: initial state, training step and evaluation go into the compile cache,
-    and `ndtrain train` with the same configuration finds them there. It prints each graph's time
-    and whether the cache had it, or why not. Nothing is trained and no run directory is made. The
-    cache is neuronx-cc's; on torch-xla's CPU device the folder XLA_PERSISTENT_CACHE_PATH.
+    Initial state, training step and evaluation go into the compile cache, and `ndtrain train` with
+    the same configuration finds them there. It prints each one's time and whether the cache had
+    it, or why not. Nothing is trained and no run directory is made.
+
+    With runtime.device=xla each is a graph; the cache is neuronx-cc's, on torch-xla's CPU device
+    the folder XLA_PERSISTENT_CACHE_PATH. With runtime.device=neuron each is as many graphs as it
+    has operations; the cache is torch-neuronx's, the folder TORCH_NEURONX_NEFF_CACHE_DIR.
 
     A graph has the groups of all ranks in it, so as many ranks have to run as will train: on
     several nodes by the job's own script, see launch/README.md.

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from ndtrain.config.schema import Config
 from ndtrain.core.atomic import fsync_folder
+from ndtrain.runtime.cache_owner import cache_owner
 from ndtrain.runtime.graph_cache import RECORDS, cache_folder, finished
 
 PUBLISH_EVERY_S = 60.0
@@ -61,11 +62,8 @@ def shared_cache(config: Config, local_rank: int, environment: Mapping[str, str]
 
 def _own_folder(config: Config, environment: Mapping[str, str]) -> Path | None:
     """This node's cache; None where nothing is compiled, or nothing kept."""
-    if config.runtime.device != "xla":
-        return None
-    from ndtrain.runtime.start_xla import neuron_packages  # imports torch
-
-    return cache_folder("torch-neuronx" in neuron_packages(), environment)
+    owner = cache_owner(config.runtime.device)
+    return None if owner is None else cache_folder(owner, environment)
 
 
 def _copy_and_tell(source: Path, target: Path) -> None:

@@ -12,7 +12,6 @@ neuronx-cc api-reference.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from ndtrain.cluster.rank import RUNTIME_DEVICE
@@ -24,6 +23,7 @@ from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
 from ndtrain.core.suggest import nearest
 from ndtrain.hardware.instances import Instance
+from ndtrain.runtime import native_cache
 from ndtrain.runtime.graph_cache import NEURON_DEFAULT
 from ndtrain.runtime.neuron_environment import STREAM_VARIABLES
 
@@ -32,7 +32,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Whoever mistypes a known name hears of it. There are more variables than any list has: what is not
 # nearly one of these, by difflib's ratio, is taken as it is.
 _MISSPELT = 0.93
-_NATIVE_CACHE = "TORCH_NEURONX_NEFF_CACHE_DIR"
 _LARGE, _SMALL = 65536, 4096  # bytes: the largest packet of a collective, and compute's default
 
 
@@ -111,24 +110,19 @@ def _compiler(config: Config, instance: Instance, num_nodes: int) -> Iterator[Va
         flags.append(f"--lnc={instance.cores_per_device}")
         reasons.append(f"a device is {instance.cores_per_device} cores")
     yield Variable("NEURON_CC_FLAGS", " ".join(flags), "; ".join(reasons))
-    yield _cache(config, instance)
+    yield _cache(instance)
 
 
 def _has_torch_xla(instance: Instance) -> bool:
     return instance.device is not None and RUNTIME_DEVICE[instance.device.name] == "xla"
 
 
-def _cache(config: Config, instance: Instance) -> Variable:
-    """Of compiled graphs, a place said aloud. What is shared of torch-xla's is copied."""
+def _cache(instance: Instance) -> Variable:
+    """Of compiled graphs, a place said aloud. `cluster.compile_cache` is copied to and from it."""
     if _has_torch_xla(instance):
         reason = "on each node's own disk: NFS locks time out"
         return Variable("NEURON_COMPILE_CACHE_URL", NEURON_DEFAULT, reason)
-    shared = config.cluster.compile_cache
-    if shared is None:
-        reason = "on each node's own disk; cluster.compile_cache names a shared folder"
-        return Variable(_NATIVE_CACHE, "/var/tmp/ndtrain-neff-cache", reason)
-    folder = str(Path(shared).expanduser())
-    return Variable(_NATIVE_CACHE, folder, "cluster.compile_cache: what any node has compiled")
+    return Variable(native_cache.VARIABLE, "/var/tmp/ndtrain-neff-cache", "on each node's own disk")
 
 
 def _runtime(config: Config, instance: Instance, num_nodes: int) -> Iterator[Variable]:

@@ -2,7 +2,8 @@
 
 Sources: Neuron SDK, archive/nxd-training/torch-neuron-envvars, neuron-runtime/configuration-guide,
 neuron-runtime/explore/compute-comm-overlap, tools/neuron-explorer/environment-variables,
-whats-new 2.29 to 2.31; libfabric's fi_efa(7); torch-xla's docs.
+whats-new 2.29 to 2.31, torch/reference/env-vars; torch-neuronx's sources; libfabric's fi_efa(7);
+torch-xla's docs.
 """
 
 KNOWN = frozenset(
@@ -63,6 +64,8 @@ KNOWN = frozenset(
         "TORCH_NEURONX_ENABLE_NKI_SDPA",
         "TORCH_NEURONX_FALLBACK_ONLY_FOR_UNIMPLEMENTED_OPS",
         "TORCH_NEURONX_NEFF_CACHE_DIR",
+        "TORCH_NEURONX_NEFF_DISABLE_CACHE",
+        "TORCH_NEURONX_NEFF_LOCAL_CACHE_DIR",
         "TORCH_NEURONX_PRESERVE_COMPILATION_ARTIFACTS",
         "XLA_DISABLE_FUNCTIONALIZATION",
         "XLA_DOWNCAST_BF16",

@@ -124,6 +124,8 @@ class Optim(Section):
     """Last steps in which `wsd` decays."""
     final_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Learning rate at the end, as a share of `lr`."""
+    restore: bool = False
+    """Begin with the moments and master weights that are in model.weights too."""
 
 
 class Train(Section):
@@ -258,8 +260,7 @@ class Cluster(Section):
     `ndtrain slurm --print-env`); NAME= leaves one out."""
     compile_cache: str | None = None
     """Folder that all nodes share: a node's cache of compiled graphs, which is on its own disk, is
-    filled from it before the ranks compile and copied back to it; on trn2 it is the cache itself.
-    null: each node for itself."""
+    filled from it before the ranks compile and copied back to it. null: each node for itself."""
 
 
 class Config(Section):

@@ -11,9 +11,9 @@ neither torch nor anything of ndtrain but `core`. See README.md beside this file
 """
 
 from ndtrain.nkisim.errors import NkiSimError
+from ndtrain.nkisim.launch import Run, run, run_ranks
 from ndtrain.nkisim.machine import Options
 from ndtrain.nkisim.modules import as_cpu_simulator, as_nki, installed
-from ndtrain.nkisim.program import Run, run, run_ranks
 from ndtrain.nkisim.target import Target, target_named
 
 __all__ = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,10 +15,8 @@ import numpy as np
 from ndtrain.nkisim.dtypes import host_dtype
 from ndtrain.nkisim.errors import LanguageError
 from ndtrain.nkisim.machine import Options
+from ndtrain.nkisim.program import Program
 from ndtrain.nkisim.tensor import NkiTensor
-
-if TYPE_CHECKING:
-    from ndtrain.nkisim.program import Program
 
 _TORCH_LOW = {
     "torch.bfloat16": ml_dtypes.bfloat16,

@@ -8,7 +8,6 @@ nki.isa 0.6 in the Neuron SDK.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from ndtrain.nkisim.dtypes import DType
 from ndtrain.nkisim.errors import CapacityError, HardwareLimit
@@ -22,9 +21,7 @@ from ndtrain.nkisim.target import (
     QUADRANT,
     Target,
 )
-
-if TYPE_CHECKING:
-    from ndtrain.nkisim.tensor import NkiTensor
+from ndtrain.nkisim.tensor import NkiTensor
 
 MEMORY_ENGINES = ("dma", "cc")
 """They move whole rows of memory and know no lanes; PSUM is out of their reach."""

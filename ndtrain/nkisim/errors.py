@@ -49,3 +49,17 @@ class DeadlockError(NkiSimError):
 
 class LanguageError(NkiSimError):
     """A Python construct that the NKI compiler does not accept inside a kernel."""
+
+
+def not_implemented(name: str) -> NotImplementedInSim:
+    return NotImplementedInSim(
+        f"{name} is not implemented in nkisim",
+        help="`ndtrain.nkisim.api.names()` lists what is",
+    )
+
+
+def missing_in_0_2(module: str, name: str) -> ApiError:
+    return ApiError(
+        f"{module}.{name} does not exist in NKI 0.2",
+        help="trn1 clusters on Neuron 2.28 have NKI 0.2; keep to its names there",
+    )

@@ -1,4 +1,6 @@
-"""Arithmetic on views: (shape, strides, offset) in elements; nothing here touches memory.
+"""Windows, (shape, strides, offset) in elements, their parts, and what they may reach.
+
+Nothing here touches memory; `reshaping.py` has the views of all elements.
 
 The rules for dim 0 of on-chip tensors follow nki/get-started/nki-language-guide.rst of the Neuron
 SDK: the partition dimension stays first and is never dropped, and a view keeps two dimensions.
@@ -7,10 +9,8 @@ SDK: the partition dimension stays first and is never dropped, and a view keeps 
 from __future__ import annotations
 
 import builtins
-import itertools
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.registers import VirtualRegister, value_of
 from ndtrain.nkisim.target import MAX_VIEW_DIMS
 from ndtrain.nkisim.trace import reach
-
-if TYPE_CHECKING:
-    from ndtrain.nkisim.tensor import NkiTensor
 
 Window = tuple[tuple[int, ...], tuple[int, ...], int]
 
@@ -50,7 +47,7 @@ def is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return True
 
 
-def _refuse(what: str, help: str = "") -> HardwareLimit:
+def refuse(what: str, help: str = "") -> HardwareLimit:
     return HardwareLimit(what, help=help)
 
 
@@ -77,7 +74,7 @@ def index(window: Window, key: Any, on_chip: bool) -> Window:
 def _expand(keys: tuple, ndim: int) -> list[Any]:
     given = [k for k in keys if k is not Ellipsis]
     if len(given) > ndim:
-        raise _refuse(f"{len(given)} indices for a tensor of {ndim} dimensions")
+        raise refuse(f"{len(given)} indices for a tensor of {ndim} dimensions")
     fill = [builtins.slice(None)] * (ndim - len(given))
     where = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
     if where is not None:
@@ -98,7 +95,7 @@ def _resolve(item: Any, size: int, dim: int) -> tuple[int, int, int, bool]:
         start += size if start < 0 else 0
         _check_range(start, start + 1, size, dim)
         return start, 1, 1, True
-    raise _refuse(
+    raise refuse(
         f"a tensor cannot be indexed with {type(item).__name__}",
         help="use integers, slices, nl.ds(start, size) or `...`",
     )
@@ -111,14 +108,14 @@ def _resolve_slice(item: Any, size: int, dim: int) -> tuple[int, int, int, bool]
     start += size if start < 0 else 0
     stop += size if stop < 0 else 0
     if step < 1:
-        raise _refuse(f"slice step {step} on dim {dim}: steps are positive")
+        raise refuse(f"slice step {step} on dim {dim}: steps are positive")
     _check_range(start, stop, size, dim)
     return start, -(-(stop - start) // step), step, False
 
 
 def _check_range(start: int, stop: int, size: int, dim: int) -> None:
     if not 0 <= start < stop <= size:
-        raise _refuse(f"index {start}:{stop} is empty or outside dim {dim} of size {size}")
+        raise refuse(f"index {start}:{stop} is empty or outside dim {dim} of size {size}")
 
 
 def slice_dim(window: Window, dim: int, start: int, end: int, step: int) -> Window:
@@ -135,194 +132,39 @@ def select_dim(window: Window, dim: int, at: int, on_chip: bool) -> Window:
     return index(window, tuple(keys), on_chip)
 
 
-def permute(window: Window, dims: tuple[int, ...], fixed_first: bool) -> Window:
+def check_on_chip(window: Window, partitions: int, row_elements: int, indirect: bool) -> None:
+    """Refuse an explicit pattern that leaves (partitions, row_elements) or strides over partitions.
+
+    indirect: a run-time index says which partitions.
+    """
     shape, strides, offset = window
-    if sorted(dims) != list(range(len(shape))):
-        raise _refuse(f"permute{tuple(dims)} is no permutation of {len(shape)} dimensions")
-    if fixed_first and dims[0] != 0:
-        raise _refuse("permute cannot move the partition dimension")
-    return tuple(shape[d] for d in dims), tuple(strides[d] for d in dims), offset
+    check_dims(len(shape))
+    if shape[0] > 1 and strides[0] != row_elements and not indirect:
+        raise refuse(
+            f"ap: partition stride {strides[0]} differs from the {row_elements} elements of a"
+            " partition",
+            help="all partitions are accessed in order; slice the partitions instead",
+        )
+    first, start = divmod(offset, row_elements) if row_elements else (0, 0)
+    low, high = reach(start, shape[1:], strides[1:])
+    if first < 0 or first + shape[0] > partitions or low < 0 or high >= row_elements:
+        raise refuse(f"ap: pattern {_pattern(window)} at {offset} leaves the tensor")
 
 
-def broadcast(window: Window, dim: int, size: int, on_chip: bool) -> Window:
-    shape, strides, offset = list(window[0]), list(window[1]), window[2]
-    if shape[dim] != 1:
-        raise _refuse(f"broadcast needs size 1, dim {dim} has {shape[dim]}")
-    if on_chip and dim == 0:
-        raise _refuse("the partition dimension cannot be broadcast")
-    shape[dim], strides[dim] = size, 0
-    return tuple(shape), tuple(strides), offset
-
-
-def expand_dim(window: Window, dim: int, fixed_first: bool) -> Window:
-    _keep_first(dim, fixed_first, "expand_dim")
-    shape, strides, offset = list(window[0]), list(window[1]), window[2]
-    step = strides[dim] * shape[dim] if dim < len(shape) else 1
-    shape.insert(dim, 1)
-    strides.insert(dim, step)
-    _check_dims(len(shape))
-    return tuple(shape), tuple(strides), offset
-
-
-def squeeze_dim(window: Window, dim: int, fixed_first: bool) -> Window:
-    _keep_first(dim, fixed_first, "squeeze_dim")
-    shape, strides, offset = list(window[0]), list(window[1]), window[2]
-    if shape.pop(dim) != 1:
-        raise _refuse(f"squeeze_dim({dim}) of a dimension whose size is not 1")
-    strides.pop(dim)
-    return tuple(shape), tuple(strides), offset
-
-
-def split_dim(window: Window, dim: int, sizes: tuple[int, ...], fixed_first: bool) -> Window:
+def check_in_memory(window: Window, num_elements: int) -> None:
+    """Refuse an explicit pattern that leaves an HBM tensor."""
     shape, strides, offset = window
-    sizes = _infer(sizes, shape[dim])
-    if len(sizes) > 1:
-        _keep_first(dim, fixed_first, "reshape_dim")
-    steps = tuple(s * strides[dim] for s in row_major(sizes))
-    _check_dims(len(shape) + len(sizes) - 1)
-    return (
-        (*shape[:dim], *sizes, *shape[dim + 1 :]),
-        (*strides[:dim], *steps, *strides[dim + 1 :]),
-        offset,
-    )
-
-
-def _infer(sizes: tuple[int, ...], total: int) -> tuple[int, ...]:
-    known = math.prod(s for s in sizes if s != -1)
-    filled = tuple(total // known if s == -1 else s for s in sizes)
-    if math.prod(filled) != total:
-        raise _refuse(f"sizes {tuple(sizes)} do not make up {total} elements")
-    return filled
-
-
-def merge_dims(window: Window, first: int, last: int, fixed_first: bool) -> Window:
-    _keep_first(first, fixed_first, "flatten_dims")
-    shape, strides, offset = window
-    inner = _merged(shape[first : last + 1], strides[first : last + 1])
-    if inner is None:
-        raise _refuse(f"flatten_dims({first}, {last}): the dimensions are not contiguous")
-    size = math.prod(shape[first : last + 1])
-    return (
-        (*shape[:first], size, *shape[last + 1 :]),
-        (*strides[:first], inner, *strides[last + 1 :]),
-        offset,
-    )
-
-
-def _merged(shape: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
-    """The stride of the single dimension that equals these, or None."""
-    pairs = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    if not pairs:
-        return strides[-1]
-    for (_, outer), (count, inner) in itertools.pairwise(pairs):
-        if outer != count * inner:
-            return None
-    return pairs[-1][1]
-
-
-def reshape(window: Window, wanted: tuple[int, ...], fixed_first: bool) -> Window:
-    shape, strides, offset = window
-    wanted = _infer(tuple(int(s) for s in wanted), math.prod(shape))
-    _check_dims(len(wanted))
-    if fixed_first:
-        if wanted[0] != shape[0]:
-            raise _refuse(f"reshape {shape} -> {wanted} changes the partition dimension")
-        free = _reshape_free(shape[1:], strides[1:], wanted[1:])
-        return wanted, (strides[0], *free), offset
-    return wanted, _reshape_free(shape, strides, wanted), offset
-
-
-def _reshape_free(
-    shape: tuple[int, ...], strides: tuple[int, ...], wanted: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Strides that give `wanted` over the same elements in the same order."""
-    groups: list[list[int]] = []  # runs of dimensions that one stride covers
-    for size, stride in zip(shape, strides, strict=True):
-        if size == 1:
-            continue
-        if groups and groups[-1][1] == size * stride:
-            groups[-1] = [groups[-1][0] * size, stride]
-        else:
-            groups.append([size, stride])
-    out: list[int] = []
-    for size in reversed(wanted):
-        if size == 1:
-            out.append(1)
-            continue
-        if not groups or groups[-1][0] % size:
-            raise _refuse(f"reshape {shape} -> {wanted} is no view of the memory layout")
-        out.append(groups[-1][1])
-        groups[-1] = [groups[-1][0] // size, groups[-1][1] * size]
-        if groups[-1][0] == 1:
-            groups.pop()
-    return tuple(reversed(out))
-
-
-def reinterpret(window: Window, old: int, new: int) -> Window:
-    """The same bytes with elements of `new` instead of `old` bytes."""
-    shape, strides, offset = window
-    if old == new:
-        return window
-    if shape[-1] != 1 and strides[-1] != 1:
-        raise _refuse("view(dtype) needs a contiguous last dimension")
-    byte_strides = [s * old for s in strides[:-1]]
-    last, start = shape[-1] * old, offset * old
-    if last % new or start % new or any(b % new for b in byte_strides):
-        raise _refuse(f"view(dtype): the last dimension is no multiple of {new} bytes")
-    return (
-        (*shape[:-1], last // new),
-        (*(b // new for b in byte_strides), 1),
-        start // new,
-    )
-
-
-def check_pattern(view: NkiTensor) -> None:
-    """Refuse an explicit pattern that leaves the storage or strides over partitions."""
-    shape, strides, offset = view.window
-    _check_dims(len(shape))
-    if view.on_chip:
-        row = view.row_elements
-        if shape[0] > 1 and strides[0] != row and view.indirection is None:
-            raise _refuse(
-                f"ap: partition stride {strides[0]} differs from the {row} elements of a partition",
-                help="all partitions are accessed in order; slice the partitions instead",
-            )
-        first, start = divmod(offset, row) if row else (0, 0)
-        low, high = reach(start, shape[1:], strides[1:])
-        rows = view.storage.partitions if view.storage else 0
-        if first < 0 or first + shape[0] > rows or low < 0 or high >= row:
-            raise _refuse(f"ap: pattern {view.get_pattern()} at {offset} leaves the tensor")
-        return
-    total = view.row_elements
+    check_dims(len(shape))
     low, high = reach(offset, shape, strides)
-    if low < 0 or high >= total:
-        raise _refuse(f"ap: pattern {view.get_pattern()} at {offset} leaves {total} elements")
+    if low < 0 or high >= num_elements:
+        raise refuse(f"ap: pattern {_pattern(window)} at {offset} leaves {num_elements} elements")
 
 
-def rearrange(tensor: NkiTensor, source: tuple, target: tuple, sizes: dict[str, int]) -> NkiTensor:
-    """einops-like: split the grouped dims of `source`, permute, merge the groups of `target`."""
-    names: list[str] = []
-    view = tensor
-    for entry in source:
-        group = (entry,) if isinstance(entry, str) else tuple(entry)
-        if len(group) > 1:
-            view = view.reshape_dim(len(names), tuple(sizes.get(n, -1) for n in group))
-        names.extend(group)
-    order = [n for entry in target for n in ((entry,) if isinstance(entry, str) else entry)]
-    if sorted(order) != sorted(names):
-        raise _refuse(f"rearrange: {source} and {target} do not name the same dimensions")
-    view = view.permute(tuple(names.index(n) for n in order))
-    for dim, entry in enumerate(target):
-        if not isinstance(entry, str) and len(entry) > 1:
-            view = view.flatten_dims(dim, dim + len(entry) - 1)
-    return view
+def _pattern(window: Window) -> list[list[int]]:
+    shape, strides, _ = window
+    return [[stride, count] for stride, count in zip(strides, shape, strict=True)]
 
 
-def _keep_first(dim: int, fixed_first: bool, what: str) -> None:
-    if fixed_first and dim == 0:
-        raise _refuse(f"{what} cannot change the partition dimension")
-
-
-def _check_dims(count: int) -> None:
+def check_dims(count: int) -> None:
     if count > MAX_VIEW_DIMS:
-        raise _refuse(f"a view of {count} dimensions; the limit is {MAX_VIEW_DIMS}")
+        raise refuse(f"a view of {count} dimensions; the limit is {MAX_VIEW_DIMS}")

@@ -11,9 +11,8 @@ from ndtrain.nkisim.enums import dma_engine as DmaEngine
 from ndtrain.nkisim.enums import engine as Engine
 from ndtrain.nkisim.enums import nc_version, require
 from ndtrain.nkisim.errors import HardwareLimit
-from ndtrain.nkisim.machine import current, running
+from ndtrain.nkisim.machine import current, current_target
 from ndtrain.nkisim.registers import VirtualRegister, value_of
-from ndtrain.nkisim.target import platform_target
 from ndtrain.nkisim.tensor import NkiTensor
 from ndtrain.nkisim.trace import Instruction
 
@@ -22,8 +21,7 @@ _SWAP_BYTES = {4: 1024, 2: 512, 1: 256}
 
 
 def get_nc_version() -> nc_version:
-    target = current().target if running() else platform_target()
-    return nc_version(target.generation)
+    return nc_version(current_target().generation)
 
 
 def get_nc_sub_version() -> int:

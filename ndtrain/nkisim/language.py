@@ -19,13 +19,14 @@ from ndtrain.nkisim import (
     isa_elementwise,
     isa_matmul,
     isa_reduce,
+    isa_select,
     ops,
     spaces,
 )
 from ndtrain.nkisim.dtypes import DType, as_dtype, float32, uint8
 from ndtrain.nkisim.errors import HardwareLimit
 from ndtrain.nkisim.indexing import DynamicSlice
-from ndtrain.nkisim.machine import current, running
+from ndtrain.nkisim.machine import current
 from ndtrain.nkisim.registers import VirtualRegister, value_of
 from ndtrain.nkisim.spaces import MemoryRegion
 from ndtrain.nkisim.tensor import NkiTensor
@@ -291,10 +292,8 @@ def where(condition: NkiTensor, x: Any, y: Any, dtype: Any = None) -> NkiTensor:
     like = next(t for t in (x, y, condition) if isinstance(t, NkiTensor))
     out = elementwise.tile(like.shape, as_dtype(dtype or like.dtype))
     keep = ops.not_equal(condition, 0.0, dtype=uint8)
-    from ndtrain.nkisim.isa_select import tensor_copy_predicated
-
     _fill(out, y)
-    tensor_copy_predicated(out, _as(x, out.dtype), keep)
+    isa_select.tensor_copy_predicated(out, _as(x, out.dtype), keep)
     return out
 
 
@@ -309,10 +308,6 @@ def _as(value: Any, dtype: DType) -> Any:
     if not isinstance(value, NkiTensor) or value.dtype == dtype:
         return value
     return ops.copy(value, dtype)
-
-
-def in_kernel() -> bool:
-    return running()
 
 
 __all__ = [n for n in dir(sys.modules[__name__]) if not n.startswith("_")]

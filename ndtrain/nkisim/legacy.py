@@ -120,10 +120,3 @@ def _caller() -> str:
     frame = inspect.currentframe()
     back = frame.f_back.f_back if frame and frame.f_back else None
     return f"{back.f_code.co_filename}:{back.f_lineno}" if back else ""
-
-
-def missing(module: str, name: str) -> ApiError:
-    return ApiError(
-        f"{module}.{name} does not exist in NKI 0.2",
-        help="trn1 clusters on Neuron 2.28 have NKI 0.2; keep to its names there",
-    )

@@ -7,24 +7,23 @@ once when they are written.
 
 from __future__ import annotations
 
-import contextvars
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ndtrain.nkisim import checks, indexing
-from ndtrain.nkisim.dtypes import DType, float32, from_float32, to_float32
+from ndtrain.nkisim import checks, running
+from ndtrain.nkisim.dtypes import DType, from_float32, to_float32
 from ndtrain.nkisim.errors import HardwareLimit, NkiSimError
 from ndtrain.nkisim.memory import Allocator, Arena
+from ndtrain.nkisim.ops import Op
 from ndtrain.nkisim.registers import value_of
-from ndtrain.nkisim.target import NUM_PARTITIONS, PSUM_BYTES, Target
-from ndtrain.nkisim.tensor import NkiTensor
+from ndtrain.nkisim.target import NUM_PARTITIONS, PSUM_BYTES, Target, platform_target
+from ndtrain.nkisim.tensor import NkiTensor, check_pattern
 from ndtrain.nkisim.trace import Instruction, Operand, Stream
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ Tensors = dict[str, NkiTensor]
 Taint = np.ndarray | None
 _WRAPPER = "call"  # the name of every wrapper in this package: no word for a user
 _PACKAGE = str(Path(__file__).resolve().parent)
-_current: contextvars.ContextVar[Core] = contextvars.ContextVar("nkisim_core")
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,14 @@ class Core:
         self.vector_taint = np.zeros(NUM_PARTITIONS, bool)
         self._arenas: dict[str, Arena] = {}
         self._lines: dict[CodeType, bool] = {}
+
+    @property
+    def api(self) -> str:
+        return self.program.api
+
+    def call_operator(self, operator: Op, *args: Any, **kwargs: Any) -> NkiTensor:
+        """`nl.operator(...)`."""
+        return self.program.call_operator(operator, *args, **kwargs)
 
     def arena(self, space: str) -> Arena:
         if space not in self._arenas:
@@ -199,7 +205,7 @@ class Core:
         shape, strides, offset = tensor.window
         moved = (shape, strides, offset + at * found.stride)
         view = NkiTensor(shape, tensor.dtype, tensor.storage, strides=strides, offset=moved[2])
-        indexing.check_pattern(view)
+        check_pattern(view)
         return view
 
     def scalar(self, value: Any) -> int:
@@ -282,29 +288,10 @@ def located(error: NkiSimError) -> NkiSimError:
 
 
 def current() -> Core:
-    """The core that runs the calling kernel."""
-    core = _current.get(None)
-    if core is None:
-        raise NkiSimError(
-            "an NKI instruction was called outside a kernel",
-            help="call it from a function that runs under nki.simulate or @nki.jit",
-        )
-    return core
+    """The core that runs the calling kernel; NkiSimError outside one."""
+    return cast(Core, running.core())
 
 
-def running() -> bool:
-    """True inside a kernel."""
-    return _current.get(None) is not None
-
-
-@contextmanager
-def executing(core: Core) -> Iterator[None]:
-    """Make `core` the one that instructions go to."""
-    token = _current.set(core)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-__all__ = ["Core", "Options", "Taint", "current", "executing", "float32", "running"]
+def current_target() -> Target:
+    """Of the calling kernel; outside one, of the environment."""
+    return current().target if running.is_running() else platform_target()

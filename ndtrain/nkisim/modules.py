@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ndtrain.nkisim import (
-    api,
     collectives,
     dtypes,
     enums,
@@ -30,13 +29,15 @@ from ndtrain.nkisim import (
     isa_select,
     isa_statistics,
     language,
+    launch,
     legacy,
     nki,
     objects,
     ops,
     parameter_types,
-    program,
+    public_names,
     registers,
+    ring_permute,
     spaces,
     tensor,
     tile_size,
@@ -63,7 +64,7 @@ def _sources(module: str) -> dict[str, Any]:
     if module == "nki.isa.constants":
         return vars(enums)
     if module == "nki.collectives":
-        return vars(collectives)
+        return vars(collectives) | vars(ring_permute)
     if module == "nki.isa":
         found = dict(vars(enums))
         for file in _INSTRUCTION_FILES:
@@ -89,7 +90,7 @@ def _language() -> dict[str, Any]:
 def implemented(module: str) -> set[str]:
     """The public names of `module` that work."""
     return set(_sources(module)) & {
-        *api.PUBLIC.get(module, ()), *api.BEYOND.get(module, ()),
+        *public_names.PUBLIC.get(module, ()), *public_names.BEYOND.get(module, ()),
     }  # fmt: skip
 
 
@@ -97,10 +98,10 @@ def _module(name: str, version: str) -> types.ModuleType:
     made = types.ModuleType(name, f"{name} {version}, simulated by ndtrain.nkisim.")
     made.__file__ = __file__
     have = _sources(name)
-    for public in (*api.PUBLIC.get(name, ()), *api.BEYOND.get(name, ())):
-        if not api.in_version(name, public, version):
+    for public in (*public_names.PUBLIC.get(name, ()), *public_names.BEYOND.get(name, ())):
+        if not public_names.in_version(name, public, version):
             continue
-        value = have[public] if public in have else api.placeholder(name, public)
+        value = have[public] if public in have else public_names.placeholder(name, public)
         if version == "0.2" and callable(value) and not isinstance(value, (type, ops.Op)):
             value = legacy.adapt(public, value)
         setattr(made, public, value)
@@ -110,16 +111,18 @@ def _module(name: str, version: str) -> types.ModuleType:
 
 
 def _absent(module: str, name: str) -> Any:
-    if not name.startswith("__") and name in api.PUBLIC.get(module, ()):
-        raise legacy.missing(module, name)
+    if not name.startswith("__") and name in public_names.PUBLIC.get(module, ()):
+        raise errors.missing_in_0_2(module, name)
     raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 @cache
 def build(version: str = "0.6") -> dict[str, types.ModuleType]:
     """The modules of NKI `version` by the name under which a kernel imports them."""
-    if version not in api.VERSIONS:
-        raise errors.ApiError(f"NKI {version} is not simulated", help=f"use {api.VERSIONS}")
+    if version not in public_names.VERSIONS:
+        raise errors.ApiError(
+            f"NKI {version} is not simulated", help=f"use {public_names.VERSIONS}"
+        )
     inner = ("language", "isa", "collectives", "typing") if version != "0.2" else (
         "language", "isa", "collectives"
     )  # fmt: skip
@@ -141,7 +144,7 @@ def _jit_0_2(func: Any = None, mode: str = "auto", **kwargs: Any) -> Any:
     """NKI 0.2's `jit`, which still took a mode."""
     if func is None:
         return functools.partial(_jit_0_2, mode=mode, **kwargs)
-    return program.Kernel(func, api="0.2")
+    return launch.Kernel(func, api="0.2")
 
 
 def cpu_simulator() -> dict[str, types.ModuleType]:
@@ -177,7 +180,7 @@ def _tensor_module() -> types.ModuleType:
 
 def installed() -> tuple[Path, str] | None:
     """Where a real `nki` is installed and its version; PyPI's placeholder of that name is none."""
-    ours = {id(build(v)["nki"]) for v in api.VERSIONS}
+    ours = {id(build(v)["nki"]) for v in public_names.VERSIONS}
     loaded = sys.modules.get("nki")
     if loaded is not None:
         file = getattr(loaded, "__file__", None)
@@ -210,7 +213,8 @@ def as_nki(
     real = installed()
     if real is not None and not shadow:
         raise errors.NkiSimError(
-            f"a real nki {real[1]} is installed at {real[0]}; the simulator has {api.VERSIONS[-1]}",
+            f"a real nki {real[1]} is installed at {real[0]}; the simulator has"
+            f" {public_names.VERSIONS[-1]}",
             help="use it, or ask for the simulator with as_nki(shadow=True)",
         )
     saved = _take("nki") | (_take(fresh) if fresh else {})

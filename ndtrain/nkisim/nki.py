@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ndtrain.nkisim.errors import ApiError
+from ndtrain.nkisim.launch import Kernel, run
 from ndtrain.nkisim.machine import Options
-from ndtrain.nkisim.program import Kernel, run
 
 _GENERATION_VARIABLE = "NKI_NC_VERSION"  # set by nki-library's test suite
 _COMPILER_ARGUMENTS = {"mode", "debug_kernel", "show_compiler_tb", "experimental_flags"}

@@ -1,6 +1,7 @@
 """Operator tokens (`nl.add`, `nl.exp`, ...): what an engine computes for each, in float32.
 
-A token is also callable in a kernel (`nl.add(a, b)`); the call goes through `nkisim.elementwise`.
+A token is also callable in a kernel (`nl.add(a, b)`); the core that runs the kernel issues what it
+stands for (`elementwise.py`).
 Tables: nki/api/nki.api.shared.rst of the Neuron SDK (nki-aluop, nki-act-func).
 """
 
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ndtrain.nkisim import running
+from ndtrain.nkisim.errors import missing_in_0_2
 
 ArrayFn = Callable[..., np.ndarray]
 SQRT2 = math.sqrt(2.0)
@@ -42,11 +46,10 @@ class Op:
         return self.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from ndtrain.nkisim import elementwise, legacy, machine
-
-        if machine.current().program.api == "0.2":
-            raise legacy.missing("a call of nki.language", self.name)
-        return elementwise.apply(self, *args, **kwargs)
+        core = running.core()
+        if core.api == "0.2":
+            raise missing_in_0_2("a call of nki.language", self.name)
+        return core.call_operator(self, *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"nl.{self.name}"

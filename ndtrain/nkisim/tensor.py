@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ndtrain.nkisim import indexing
+from ndtrain.nkisim import indexing, reshaping, running
 from ndtrain.nkisim.dtypes import DType, as_dtype
-from ndtrain.nkisim.errors import HardwareLimit
+from ndtrain.nkisim.errors import HardwareLimit, missing_in_0_2, not_implemented
 from ndtrain.nkisim.memory import ON_CHIP, Storage
 from ndtrain.nkisim.objects import NKIObject
 from ndtrain.nkisim.spaces import MemoryRegion
@@ -42,10 +42,8 @@ def _since_0_5(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def call(self: NkiTensor, *args: Any, **kwargs: Any) -> Any:
-        from ndtrain.nkisim import legacy, machine
-
-        if machine.running() and machine.current().program.api == "0.2":
-            raise legacy.missing("NkiTensor", method.__name__)
+        if running.is_running() and running.core().api == "0.2":
+            raise missing_in_0_2("NkiTensor", method.__name__)
         return method(self, *args, **kwargs)
 
     return call
@@ -197,37 +195,38 @@ class NkiTensor(NKIObject):
 
     @_since_0_5
     def permute(self, dims: tuple[int, ...]) -> NkiTensor:
-        return self._with(indexing.permute(self.window, dims, self._fixed_first))
+        return self._with(reshaping.permute(self.window, dims, self._fixed_first))
 
     @_since_0_5
     def broadcast(self, dim: int, size: int) -> NkiTensor:
-        return self._with(indexing.broadcast(self.window, dim, size, self.on_chip))
+        return self._with(reshaping.broadcast(self.window, dim, size, self.on_chip))
 
     @_since_0_5
     def expand_dim(self, dim: int) -> NkiTensor:
-        return self._with(indexing.expand_dim(self.window, dim, self._fixed_first))
+        return self._with(reshaping.expand_dim(self.window, dim, self._fixed_first))
 
     @_since_0_5
     def squeeze_dim(self, dim: int) -> NkiTensor:
-        return self._with(indexing.squeeze_dim(self.window, dim, self._fixed_first))
+        return self._with(reshaping.squeeze_dim(self.window, dim, self._fixed_first))
 
     @_since_0_5
     def reshape_dim(self, dim: int, shape: tuple[int, ...]) -> NkiTensor:
-        return self._with(indexing.split_dim(self.window, dim, shape, self._fixed_first))
+        return self._with(reshaping.split_dim(self.window, dim, shape, self._fixed_first))
 
     @_since_0_5
     def flatten_dims(self, start_dim: int, end_dim: int) -> NkiTensor:
-        return self._with(indexing.merge_dims(self.window, start_dim, end_dim, self._fixed_first))
+        return self._with(reshaping.merge_dims(self.window, start_dim, end_dim, self._fixed_first))
 
     def reshape(self, *shape: Any) -> NkiTensor:
         wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        return self._with(indexing.reshape(self.window, tuple(wanted), self._fixed_first))
+        return self._with(reshaping.reshape(self.window, tuple(wanted), self._fixed_first))
 
     @_since_0_5
     def rearrange(
         self, src_pattern: tuple, dst_pattern: tuple, fixed_sizes: dict[str, int] | None = None
     ) -> NkiTensor:
-        return indexing.rearrange(self, src_pattern, dst_pattern, fixed_sizes or {})
+        names = src_pattern, dst_pattern, fixed_sizes or {}
+        return self._with(reshaping.rearrange(self.window, *names, self._fixed_first))
 
     @property
     def _fixed_first(self) -> bool:
@@ -252,7 +251,7 @@ class NkiTensor(NKIObject):
         if found is not None and found.vector:
             strides = (0, *strides[1:])
         view = self._with((shape, strides, int(base)), dtype=kind, indirection=found)
-        indexing.check_pattern(view)
+        check_pattern(view)
         return view
 
     def _pattern_index(self, scalar: Any, vector: Any, dim: int) -> Indirection | None:
@@ -271,16 +270,24 @@ class NkiTensor(NKIObject):
         if self.indirection is not None:
             raise HardwareLimit("view(dtype) is not supported after a run-time index")
         return self._with(
-            indexing.reinterpret(self.window, self.dtype.itemsize, kind.itemsize), dtype=kind
+            reshaping.reinterpret(self.window, self.dtype.itemsize, kind.itemsize), dtype=kind
         )
 
     reinterpret_cast = view
 
     def indirect(self, index: NkiTensor, num_elem: int | None = None) -> NkiTensor:
-        from ndtrain.nkisim.api import not_implemented
-
         raise not_implemented("NkiTensor.indirect")
 
     def numpy(self) -> np.ndarray:
         """A copy of the values, for a debugger; a kernel must not depend on them."""
         return self._held.view(self.window, self.dtype).copy()
+
+
+def check_pattern(view: NkiTensor) -> None:
+    """Refuse an explicit pattern that leaves the storage or strides over partitions."""
+    if view.on_chip:
+        partitions = view.storage.partitions if view.storage else 0
+        indirect = view.indirection is not None
+        indexing.check_on_chip(view.window, partitions, view.row_elements, indirect)
+    else:
+        indexing.check_in_memory(view.window, view.row_elements)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ndtrain.nkisim.machine import current, running
+from ndtrain.nkisim.machine import current_target
 from ndtrain.nkisim.objects import NKIObject
 from ndtrain.nkisim.target import (
     BN_STATS_FREE,
@@ -11,15 +11,9 @@ from ndtrain.nkisim.target import (
     NUM_PARTITIONS,
     PSUM_BANK_BYTES,
     PSUM_NUM_BANKS,
-    Target,
-    platform_target,
 )
 
 _FLOAT32_BYTES = 4
-
-
-def _target() -> Target:
-    return current().target if running() else platform_target()
 
 
 class TileSize(NKIObject):
@@ -42,7 +36,7 @@ class TileSize(NKIObject):
 
     @property
     def sbuf_fmax_bytes(self) -> int:
-        return _target().sbuf_bytes
+        return current_target().sbuf_bytes
 
     @property
     def sbuf_fmax(self) -> int:

@@ -8,19 +8,15 @@ shapes and constants are static compiles at most twice: the second time because 
 left behind lies in other buffers.
 """
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ndtrain.runtime.graph_cache import GraphCache
 from ndtrain.runtime.graph_records import GraphRecords
+from ndtrain.runtime.heartbeat import HEARTBEAT_S, Note, heartbeat
 
-Note = Callable[[str], None]
-
-HEARTBEAT_S = 10.0
 SETTLED = 2  # runs of a graph after which another compilation is worth a warning
 HIT = "hit"
 UNLOADABLE = "hit, but it could not be loaded"
@@ -106,7 +102,7 @@ class CompilationWatch:
         before, start = self._num_compilations(), time.monotonic()
         if self._lookup is not None:
             self._lookup.begin(name, self._num_runs[name])
-        with self._heartbeat(name, note):
+        with heartbeat(lambda seconds: self._so_far(name, seconds), note, self._heartbeat_s):
             self._run()
         # torch-xla does not count what its own cache had as compiled.
         was_loaded = self._lookup is not None and self._lookup.has_hit
@@ -117,26 +113,16 @@ class CompilationWatch:
         self.compiled.append(Compiled(name, seconds, verdict))
         note(str(self.compiled[-1]))
         if self._num_runs[name] > SETTLED:
-            note(
-                f"warning: {name} was compiled again in its {self._num_runs[name]}. run:"
-                " a shape or a constant in it changes"
-            )
+            note(compiled_again(name, self._num_runs[name]))
 
-    @contextmanager
-    def _heartbeat(self, name: str, note: Note) -> Iterator[None]:
-        is_done = threading.Event()
+    def _so_far(self, name: str, seconds: float) -> str:
+        miss = self._lookup.miss() if self._lookup is not None else ""
+        return f"compiling {name}: {seconds:.0f} s so far" + (f" ({miss})" if miss else "")
 
-        def beat() -> None:
-            start = time.monotonic()
-            while not is_done.wait(self._heartbeat_s):
-                miss = self._lookup.miss() if self._lookup is not None else ""
-                seconds = time.monotonic() - start
-                note(f"compiling {name}: {seconds:.0f} s so far" + (f" ({miss})" if miss else ""))
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            is_done.set()
-            thread.join()
+def compiled_again(name: str, num_runs: int) -> str:
+    """A warning. num_runs: of what has the name, this one included."""
+    return (
+        f"warning: {name} was compiled again in its {num_runs}. run:"
+        " a shape or a constant in it changes"
+    )

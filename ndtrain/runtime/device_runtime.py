@@ -15,6 +15,7 @@ import torch
 from ndtrain.core.spans import SpanRecorder
 from ndtrain.runtime.collectives import Collectives
 from ndtrain.runtime.device_streams import DeviceStream
+from ndtrain.runtime.first_runs import FirstRuns
 from ndtrain.runtime.gloo import GlooTransport
 from ndtrain.runtime.mesh import LANES, Mesh
 from ndtrain.runtime.runtime import Runtime, inline, num_kv_replicas
@@ -30,10 +31,12 @@ def device_runtime(
     dp: int,
     num_kv_heads: int,
     about: str = "",
+    first_runs: FirstRuns | None = None,
 ) -> Runtime:
     """Collective over the world; a single rank needs no process group.
 
     module: the device's, like torch.cuda. transport_of: a lane's transport, of `mesh.LANES`.
+    first_runs: says what is compiled.
     """
     spans = SpanRecorder()
     spans.enabled = False  # the host's times while it issues are nobody's
@@ -57,4 +60,5 @@ def device_runtime(
         {lane: own.flight for lane, own in lanes.items()} if tp * dp > 1 else {},
         has_permute=False,
         about=about,
+        first_runs=first_runs,
     )

@@ -1,22 +1,30 @@
 """The caches of compiled graphs on a node's disk: where they are, what lies in them, what was met.
 
-    cache = find_cache(is_neuron=False, local_rank=0, environment=os.environ)
+    cache = find_cache("torch-xla", local_rank=0, environment=os.environ)
     cache.entries(), cache.num_hits(), cache.num_misses()
     finished(cache.folder)          # what another node may have
 
-On Neuron it is the compiler's: a folder for each graph, `neuronxcc-2.23/MODULE_X+Y`, that all ranks
-of the node share and lock. Written from AWS's documentation, never seen from hardware.
+Of torch-xla on Neuron it is neuronx-cc's: a folder for each graph, `neuronxcc-2.23/MODULE_X+Y`,
+that all ranks of the node share and lock. Written from AWS's documentation, never seen from
+hardware.
 
 On torch-xla's CPU device its own stands in, where it is asked for: torch-xla 2.9 finds there what
 an earlier process compiled, and then cannot load it. It writes files in place and without a lock,
 so that another process may read half of one: each rank has a folder of its own.
+
+Native PyTorch's, torch-neuronx's own, is in `native_cache.py`; here is only where it lies.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+from ndtrain.runtime.native_cache import native_folder
+
+Owner = Literal["torch-xla", "neuronx-cc", "torch-neuronx"]
+"""Whose cache it is: of torch-xla's CPU device, of torch-xla on Neuron, of native PyTorch."""
 
 NEURON_DEFAULT = "/var/tmp/neuron-compile-cache"
 RECORDS = "graphs"  # folder of `graph_records.py`, beside the entries
@@ -95,28 +103,31 @@ class TorchXlaCache:
 
 
 def find_cache(
-    is_neuron: bool, local_rank: int, environment: Mapping[str, str]
+    owner: Literal["torch-xla", "neuronx-cc"], local_rank: int, environment: Mapping[str, str]
 ) -> GraphCache | None:
     """None where there is none, or none that can be looked into."""
-    folder = cache_folder(is_neuron, environment)
+    folder = cache_folder(owner, environment)
     if folder is None:
         return None
-    return NeuronCache(folder) if is_neuron else TorchXlaCache(folder, local_rank)
+    return NeuronCache(folder) if owner == "neuronx-cc" else TorchXlaCache(folder, local_rank)
 
 
-def cache_folder(is_neuron: bool, environment: Mapping[str, str]) -> Path | None:
+def cache_folder(owner: Owner, environment: Mapping[str, str]) -> Path | None:
     """`cache_place` where it is a folder."""
-    place = cache_place(is_neuron, environment)
+    place = cache_place(owner, environment)
     return None if place is None or "://" in place else Path(place)
 
 
-def cache_place(is_neuron: bool, environment: Mapping[str, str]) -> str | None:
-    """By the variables of Neuron's compiler and of torch-xla themselves; None where there is none.
+def cache_place(owner: Owner, environment: Mapping[str, str]) -> str | None:
+    """By the variables of its owner; None where there is none.
 
-    Neuron: `--no_cache` and `--cache_dir` in NEURON_CC_FLAGS, then NEURON_COMPILE_CACHE_URL.
-    torch-xla: XLA_PERSISTENT_CACHE_PATH.
+    neuronx-cc: `--no_cache` and `--cache_dir` in NEURON_CC_FLAGS, then NEURON_COMPILE_CACHE_URL.
+    torch-xla: XLA_PERSISTENT_CACHE_PATH. torch-neuronx: `native_cache.native_folder`.
     """
-    if not is_neuron:
+    if owner == "torch-neuronx":
+        folder = native_folder(environment)
+        return None if folder is None else str(folder)
+    if owner == "torch-xla":
         return environment.get("XLA_PERSISTENT_CACHE_PATH") or None
     words = environment.get("NEURON_CC_FLAGS", "").replace("=", " ").split()
     if "--no_cache" in words:
@@ -129,15 +140,18 @@ def cache_place(is_neuron: bool, environment: Mapping[str, str]) -> str | None:
 def finished(folder: Path) -> Iterator[str]:
     """Entries that are complete, by their paths below the folder; compilers that failed leave none.
 
-    Of Neuron those with `model.done` and a `model.neff`. Of torch-xla those that a record names: it
-    is written when the graph has run.
+    Of neuronx-cc those with `model.done` and a `model.neff`. Of the others those that a record
+    names, which is written when the graphs have run; none is empty.
     """
     for path in sorted(folder.glob(_NEURON_ENTRIES)):
-        graph = path / "model.neff"
-        if (path / "model.done").is_file() and graph.is_file() and graph.stat().st_size:
+        if (path / "model.done").is_file() and _has_contents(path / "model.neff"):
             yield str(path.relative_to(folder))
     named = {name for file in folder.glob(f"{RECORDS}/*.json") for name in _named_in(file)}
-    yield from sorted(name for name in named if (folder / name).is_file())
+    yield from sorted(name for name in named if _has_contents(folder / name))
+
+
+def _has_contents(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _named_in(record: Path) -> list[str]:

@@ -11,7 +11,7 @@ variables, and the configuration's values that shape the graph (names with a dot
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,6 +57,17 @@ class GraphRecords:
         least = min(differences, key=len)
         return _in_words(least) if least else self._why_unchanged(graph)
 
+    def what_else_differs(self, graph: str, besides: Container[str]) -> str:
+        """In which versions, flags or variables every record of the graph differs; "" if none does.
+
+        For a cache whose own key may not have them: what it finds may be another compiler's.
+        besides: names that change nothing which is not in the graph.
+        """
+        found = [_read(file) for file in self._folder.glob(f"{_slug(graph)}-*.json")]
+        own = _without_config(self._key, besides)
+        differences = [_differences(_without_config(one.key, besides), own) for one in found if one]
+        return _in_words(min(differences, key=len)) if differences else ""
+
     def _why_unchanged(self, graph: str) -> str:
         record = _read(self._file(graph))
         if record and not all((self._cache / name).exists() for name in record.entries):
@@ -87,6 +98,10 @@ def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, st
         for name in {**old, **new}
         if old.get(name) != new.get(name)
     }
+
+
+def _without_config(key: Mapping[str, str], besides: Container[str]) -> dict[str, str]:
+    return {name: value for name, value in key.items() if "." not in name and name not in besides}
 
 
 def _in_words(differences: Mapping[str, str]) -> str:

@@ -5,17 +5,20 @@ runtime = start_cpu(tp=2, dp=1, num_kv_heads=8)      # a rank; with more than on
 runtime = still(0, tp=8, dp=4, num_kv_heads=8, device="meta")   # nothing moves
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 
 from ndtrain.core.spans import SpanRecorder
 from ndtrain.runtime.collectives import Collectives
+from ndtrain.runtime.compilation import Compiled
+from ndtrain.runtime.first_runs import FirstRuns, PartRun
 from ndtrain.runtime.flight import FlightRecorder
 from ndtrain.runtime.give_way import let_transfers_give_way
 from ndtrain.runtime.gloo import GlooTransport
+from ndtrain.runtime.heartbeat import Note
 from ndtrain.runtime.mesh import LANES, Axis, Mesh
 from ndtrain.runtime.place import Place
 from ndtrain.runtime.still import StillTransport
@@ -36,6 +39,7 @@ class Runtime:
     has_permute: bool = True  # whether ranks can send to their neighbours, as a ring does
     about: str = ""  # what a person should know of the device
     places: Mapping[str, Place] = field(default_factory=dict)  # by axis; those that are data
+    first_runs: FirstRuns | None = None  # where operations are compiled as they come
 
     @property
     def has_times(self) -> bool:
@@ -46,6 +50,19 @@ class Runtime:
     def sizes_may_vary(self) -> bool:
         """Whether ranks may send each other what only the data decide the size of."""
         return self.device.type == "cpu" and self.has_permute and self.trace is None
+
+    def compiling(self, name: str, note: Note) -> AbstractContextManager[None]:
+        """Around a part of a run, which `note` then hears of while its operations are compiled.
+
+        What is traced says so itself, in `trace.run`.
+        """
+        return nullcontext() if self.first_runs is None else self.first_runs.part(name, note)
+
+    @property
+    def compiled(self) -> Sequence[Compiled | PartRun]:
+        """What was compiled or loaded so far, in this order; of what is known."""
+        source = self.trace or self.first_runs
+        return () if source is None else source.compiled
 
     def place(self, axis: Axis) -> Place:
         """What compute indexes with where it depends on the own rank."""
@@ -67,8 +84,11 @@ def num_kv_replicas(tp: int, num_kv_heads: int) -> int:
     return max(1, tp // num_kv_heads)
 
 
-def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
-    """Collective over the world; a single rank needs no process group."""
+def start_cpu(tp: int, dp: int, num_kv_heads: int, first_runs: FirstRuns | None = None) -> Runtime:
+    """Collective over the world; a single rank needs no process group.
+
+    first_runs: says what is compiled, for a run with torch.compile.
+    """
     spans = SpanRecorder()
     main = Collectives(GlooTransport("main"), spans)
     streams = inline(main)
@@ -77,13 +97,16 @@ def start_cpu(tp: int, dp: int, num_kv_heads: int) -> Runtime:
     copies = {"dma": dma, "host": dma}
     if tp * dp == 1:
         mesh = Mesh.place(0, 1, 1)
-        return Runtime(torch.device("cpu"), mesh, main, {**streams, **copies}, streams, spans)
+        own: Streams = {**streams, **copies}
+        return Runtime(torch.device("cpu"), mesh, main, own, streams, spans, first_runs=first_runs)
     mesh = Mesh.create(tp, dp, num_kv_replicas(tp, num_kv_heads))
     let_transfers_give_way()
     lanes = {lane: Collectives(GlooTransport(lane), spans) for lane in LANES[1:]}
     background = {lane: BackgroundStream(lane, own) for lane, own in lanes.items()} | copies
     flights = {lane: own.flight for lane, own in {"main": main, **lanes}.items()}
-    return Runtime(torch.device("cpu"), mesh, main, background, streams, spans, flights)
+    return Runtime(
+        torch.device("cpu"), mesh, main, background, streams, spans, flights, first_runs=first_runs
+    )
 
 
 def still(rank: int, tp: int, dp: int, num_kv_heads: int, device: str) -> Runtime:

@@ -12,6 +12,7 @@ torch-xla's CPU device they are not: gloo carries them between graphs (`host_col
 import importlib.metadata
 import os
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 
@@ -86,8 +87,9 @@ def start_xla(tp: int, dp: int, num_kv_heads: int, key: Mapping[str, str] | None
 
 def _lookup(neuron: Mapping[str, str], key: Mapping[str, str]) -> Lookup | None:
     """Opens the cache of this rank; before any graph runs."""
-    is_neuron = "torch-neuronx" in neuron
-    cache = find_cache(is_neuron, int(os.environ.get("LOCAL_RANK", 0)), os.environ)
+    owner = xla_cache_owner(neuron)
+    is_neuron = owner == "neuronx-cc"
+    cache = find_cache(owner, int(os.environ.get("LOCAL_RANK", 0)), os.environ)
     if cache is None:
         return None
     versions = {"torch": torch.__version__, "ndtrain": ndtrain.__version__, **neuron}
@@ -99,6 +101,11 @@ def _lookup(neuron: Mapping[str, str], key: Mapping[str, str]) -> Lookup | None:
     return Lookup(
         cache, GraphRecords(cache.folder, {**versions, "flags": flags, **variables, **rank, **key})
     )
+
+
+def xla_cache_owner(neuron: Mapping[str, str]) -> Literal["torch-xla", "neuronx-cc"]:
+    """neuron: as `neuron_packages` gives it."""
+    return "neuronx-cc" if "torch-neuronx" in neuron else "torch-xla"
 
 
 def _about(neuron: Mapping[str, str], is_cpu: bool, cuts_graphs: bool) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import open_source
 from ndtrain.config import schema
 from ndtrain.config.overlapping import data_form
@@ -41,9 +40,12 @@ from ndtrain.train.agree import together
 from ndtrain.train.hardware import Hardware, find_hardware
 from ndtrain.train.optimizer_state import MasterWeights, load_moments
 from ndtrain.train.overlap_plan import Machine, measure_machine, overlap_plan
+from ndtrain.train.prior_state import Prior, open_prior
 from ndtrain.train.resume import Start
 
 Log = Callable[[str], None]
+
+INITIAL_STATE = "the initial state"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def build(
     loader = _loader(config, dataset)
     log(f"data: {loader.describe()}")
     shape = shape_of(config.model)
-    source = together(runtime, lambda: _source(config, shape, start.checkpoint), "weights")
+    prior = together(runtime, lambda: _prior(config, start), "prior_state")
+    source = together(runtime, lambda: _source(config, shape, prior), "weights")
     together(runtime, lambda: _restore_position(loader, start), "data_position")
     implementation = choose(
         config.ops.attention, runtime.device, attention_problem(config, shape.head_dim)
@@ -97,28 +100,17 @@ def build(
 
     with torch.device("meta"):
         model = Qwen3(shape, implementation)
-    is_traced = runtime.trace is not None
     machine = _machine(config, runtime)
     plan_file = Path(config.run.directory) / config.run.name / "plan.json"
     decision = overlap_plan(config, runtime, shape, machine, plan_file, log)
     shards = parallelize(model, runtime, decision.modes)
-    dtype, form = DTYPES[config.train.compute_dtype], data_form(config)
-    optimizer = (TracedAdamW if is_traced else ShardedAdamW)(
-        model,
-        shards,
-        source,
-        runtime,
-        config.optim,
-        dtype,
-        bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
-        in_background=form != "off",
-        serial=form == "serial",
-    )
-    _say_how_buckets_travel(runtime, optimizer, form, log)
-    if start.checkpoint and start.state:
-        load_moments(optimizer, shards, start.checkpoint.state, start.state.num_updates)
+    with runtime.compiling(INITIAL_STATE, log):
+        optimizer = _optimizer(config, runtime, model, shards, source, prior)
+    _say_how_buckets_travel(runtime, optimizer, data_form(config), log)
+    if prior:
+        log(f"optimizer: goes on after {prior.num_updates} updates, from {prior.checkpoint.folder}")
     if runtime.trace is not None:
-        runtime.trace.run("the initial state", log)
+        runtime.trace.run(INITIAL_STATE, log)
     if config.runtime.compile:
         _compile(model, config.runtime.device, implementation, log)
     recompute(model, config.train.recompute, runtime.trace)
@@ -139,6 +131,32 @@ def build(
         machine,
         decision,
     )
+
+
+def _optimizer(
+    config: schema.Config,
+    runtime: Runtime,
+    model: Qwen3,
+    shards: dict[str, Shard],
+    source: Source,
+    prior: Prior | None,
+) -> ShardedAdamW:
+    """With the weights of `source` and, where the run goes on, its moments."""
+    form = data_form(config)
+    optimizer = (ShardedAdamW if runtime.trace is None else TracedAdamW)(
+        model,
+        shards,
+        source,
+        runtime,
+        config.optim,
+        DTYPES[config.train.compute_dtype],
+        bucket_bytes=round(config.overlap.bucket_megabytes * 1e6),
+        in_background=form != "off",
+        serial=form == "serial",
+    )
+    if prior:
+        load_moments(optimizer, shards, prior.checkpoint.state, prior.num_updates)
+    return optimizer
 
 
 def _say_how_buckets_travel(runtime: Runtime, optimizer: ShardedAdamW, form: str, log: Log) -> None:
@@ -210,11 +228,18 @@ def _restore_position(loader: Loader, start: Start) -> None:
     loader.load_state(start.state.data)
 
 
-def _source(config: schema.Config, shape: Shape, checkpoint: Checkpoint | None) -> Source:
+def _prior(config: schema.Config, start: Start) -> Prior | None:
+    """Whose optimizer's state the run begins with, if any's."""
+    if start.checkpoint and start.state:
+        return Prior(start.checkpoint, start.state.num_updates)
+    return open_prior(config.model.weights) if config.optim.restore else None
+
+
+def _source(config: schema.Config, shape: Shape, prior: Prior | None) -> Source:
     """Where the weights come from."""
-    if checkpoint is not None:
-        _refuse_another_shape(shape, checkpoint.shape, checkpoint.folder)
-        return MasterWeights(checkpoint)
+    if prior is not None:
+        _refuse_another_shape(shape, prior.checkpoint.shape, prior.checkpoint.folder)
+        return MasterWeights(prior.checkpoint)
     if config.model.weights is None:
         return RandomWeights(shape, config.run.seed)
     folder = Path(config.model.weights).expanduser()

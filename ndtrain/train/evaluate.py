@@ -9,6 +9,8 @@ from ndtrain.models.qwen3.model import Qwen3
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.train.step import batch_loss
 
+NAME = "the evaluation"
+
 
 @torch.no_grad()
 def evaluate(
@@ -21,7 +23,7 @@ def evaluate(
 ) -> float:
     """Nats per counted token. Collective over the mesh.
 
-    For a device that traces: note is told while a graph compiles, begin comes before each batch.
+    note: is told what is compiled. begin: comes before each batch, for a device that traces.
     """
     data = runtime.mesh.data
     unit = data.size * micro_batch_size
@@ -32,8 +34,9 @@ def evaluate(
     with runtime.spans.span("evaluate", "host"):
         for rows in rank_rows(padded, data.size, data.rank, micro_batch_size):
             begin()
-            part = batch_loss(model, held_out.batch(rows), num_targets, runtime)
+            with runtime.compiling(NAME, note):
+                part = batch_loss(model, held_out.batch(rows), num_targets, runtime)
             if runtime.trace is not None:
-                runtime.trace.run("the evaluation", note)
+                runtime.trace.run(NAME, note)
             loss += part.cpu().double()
     return runtime.collectives.all_reduce(loss, data, "held_out_loss").item()

@@ -22,6 +22,7 @@ _SHAPING = {
     ),
     "ops": None,
     "overlap": None,
+    "runtime": ("compile",),
 }
 _WITHOUT_EFFECT = {
     "model.initial_std",

@@ -45,13 +45,16 @@ def launch(
 
 
 def require_compiler(loaded: Loaded) -> None:
-    """Raises UserError for a run whose steps are not compiled: PRECOMPILE has no work there."""
+    """Raises UserError for a run that keeps nothing compiled: PRECOMPILE has no work there.
+
+    What torch.compile makes on a CPU PyTorch keeps by itself, and it takes a minute.
+    """
     device = loaded.config.runtime.device
-    if device != "xla":
+    if device == "cpu":
         raise UserError(
-            f"runtime.device={device} runs operation by operation: there is nothing to compile",
+            f"runtime.device={device} has no compile cache to fill",
             f"runtime.device from {loaded.origins['runtime.device']}",
-            "set runtime.device=xla, on Trainium or on torch-xla's CPU device",
+            "set runtime.device=xla, on Trainium or on torch-xla's CPU device, or neuron on trn2",
         )
 
 

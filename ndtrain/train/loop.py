@@ -11,23 +11,20 @@ import time
 import torch
 
 from ndtrain.core.errors import Unhealthy
-from ndtrain.data.batch import Batch
-from ndtrain.data.loader import HeldOutRows, rank_rows
-from ndtrain.parallel.zero_traced import TracedAdamW
+from ndtrain.data.loader import rank_rows
 from ndtrain.train.agree import Bystander, gather_json
 from ndtrain.train.build import Training
-from ndtrain.train.evaluate import evaluate
 from ndtrain.train.guards import LossWatch, NonFinitePolicy, dump_nonfinite
 from ndtrain.train.learning_rate import learning_rate
 from ndtrain.train.optimizer_state import num_updates
 from ndtrain.train.prefetch import Prefetch
 from ndtrain.train.report import Agreed, Own, Report, StepTimes
 from ndtrain.train.resume import Start
+from ndtrain.train.run_parts import held_out_loss, training_step
 from ndtrain.train.save import Saver
-from ndtrain.train.step import StepResult, train_step
+from ndtrain.train.step import StepResult
 from ndtrain.train.stop import Request, StopRequests
 from ndtrain.train.stragglers import StragglerWatch
-from ndtrain.train.traced_step import traced_step
 from ndtrain.train.training_state import TrainingState, read_plan
 from ndtrain.train.watchdog import Watchdog
 
@@ -106,7 +103,7 @@ class Loop:
             batches, num_targets = self._input.take(wants_next=step < settings.steps)
         data_ns = time.perf_counter_ns() - start_ns
         lr = learning_rate(training.config.optim, step, settings.steps)
-        result = self._train_step(batches, num_targets, lr)
+        result = training_step(training, batches, num_targets, lr, self._report.note)
         if result.refusal is None:
             self._nonfinite.good()
         else:
@@ -116,14 +113,6 @@ class Loop:
         own = Own(self._requests.pending(), self._saver.is_written)
         times = StepTimes(step_ns / 1e6, data_ns / 1e6)
         return self._report.step(step, result, lr, batches, times, own)
-
-    def _train_step(self, batches: list[Batch], num_targets: int, lr: float) -> StepResult:
-        training = self._training
-        model, optimizer, runtime = training.model, training.optimizer, training.runtime
-        if isinstance(optimizer, TracedAdamW):
-            note = self._report.note
-            return traced_step(model, optimizer, batches, num_targets, lr, runtime, note)
-        return train_step(model, optimizer, batches, num_targets, lr, runtime)
 
     def _refused(self, step: int, result: StepResult, rows: list[slice]) -> None:
         """The step is left out, or the run ends; which layers of which rank it was is written."""
@@ -214,13 +203,5 @@ class Loop:
             seconds += self._guards.setup_seconds
             self._is_first_evaluation = False
         with self._watchdog.phase("evaluation", seconds):
-            loss = self._held_out_loss(training.held_out, micro)
+            loss = held_out_loss(training, self._report.note)
         self._report.evaluation(step, loss)
-
-    def _held_out_loss(self, held_out: HeldOutRows, micro_batch_size: int) -> float:
-        training, note = self._training, self._report.note
-        model, optimizer, runtime = training.model, training.optimizer, training.runtime
-        if isinstance(optimizer, TracedAdamW):
-            begin = optimizer.begin
-            return evaluate(model, held_out, micro_batch_size, runtime, note, begin)
-        return evaluate(model, held_out, micro_batch_size, runtime)

@@ -5,7 +5,8 @@
 
 The ranks do what a run does until nothing new is compiled: they begin, evaluate, make two steps and
 evaluate again, with the run's own objects on the run's own devices. What this computes is thrown
-away: no run directory is made, and no run's position moves.
+away: no run directory is made, and no run's position moves. On a device that traces a part is one
+graph, elsewhere as many as it has operations.
 """
 
 import os
@@ -20,17 +21,19 @@ from ndtrain.config.load import Loaded, load
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
 from ndtrain.data.loader import rank_rows
-from ndtrain.parallel.zero_traced import TracedAdamW
-from ndtrain.runtime.compilation import SETTLED, Compiled, Note
-from ndtrain.runtime.graph_cache import cache_place
+from ndtrain.runtime.cache_owner import cache_owner
+from ndtrain.runtime.compilation import SETTLED, Compiled
+from ndtrain.runtime.first_runs import PartRun
+from ndtrain.runtime.graph_cache import Owner, cache_place
+from ndtrain.runtime.heartbeat import Note
+from ndtrain.runtime.native_cache import DISABLING
 from ndtrain.runtime.runtime import Runtime
-from ndtrain.runtime.start_xla import neuron_packages
 from ndtrain.train.agree import Bystander
 from ndtrain.train.build import Training, build
-from ndtrain.train.evaluate import evaluate
 from ndtrain.train.launch import require_compiler
 from ndtrain.train.learning_rate import learning_rate
 from ndtrain.train.resume import Start
+from ndtrain.train.run_parts import held_out_loss, training_step
 from ndtrain.train.start_rank import (
     is_first_rank,
     local_rank,
@@ -40,7 +43,6 @@ from ndtrain.train.start_rank import (
     start_runtime,
     world_size_here,
 )
-from ndtrain.train.traced_step import traced_step
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes; getrusage(2)
 
@@ -52,7 +54,7 @@ def run_rank(loaded: Loaded) -> int:
     try:
         with said_once():
             require_compiler(loaded)
-            note(f"compile cache: {_require_cache()}")
+            note(f"compile cache: {_require_cache(loaded.config.runtime.device)}")
         config = rank_config(loaded, world_size)
         with rank_group(config, world_size), _nowhere(config) as scratch_config:
             precompile(scratch_config, start_runtime(config), note)
@@ -64,16 +66,21 @@ def run_rank(loaded: Loaded) -> int:
     return 0
 
 
-def _require_cache() -> str:
+_HOW_TO_KEEP: dict[Owner, str] = {
+    "neuronx-cc": "leave --no_cache out of NEURON_CC_FLAGS",
+    "torch-xla": "on torch-xla's CPU device set XLA_PERSISTENT_CACHE_PATH to a folder",
+    "torch-neuronx": f"unset {' and '.join(DISABLING)}",
+}
+
+
+def _require_cache(device: str) -> str:
     """Where it is. Raises UserError where what is compiled would end with this process."""
-    place = cache_place("torch-neuronx" in neuron_packages(), os.environ)
+    owner = cache_owner(device)
+    assert owner is not None, "`require_compiler` has refused it"
+    place = cache_place(owner, os.environ)
     if place is None:
-        raise UserError(
-            "there is no compile cache to fill",
-            "the environment",
-            "on Neuron leave --no_cache out of NEURON_CC_FLAGS; on torch-xla's CPU device set"
-            " XLA_PERSISTENT_CACHE_PATH to a folder",
-        )
+        what = "there is no compile cache to fill"
+        raise UserError(what, "the environment", _HOW_TO_KEEP[owner])
     return place
 
 
@@ -87,42 +94,37 @@ def _nowhere(config: Config) -> Iterator[Config]:
 
 
 def precompile(config: Config, runtime: Runtime, note: Note) -> None:
-    """Collective over the world. The runtime is one that traces."""
-    assert runtime.trace is not None
+    """Collective over the world. The runtime is of a device that compiles."""
     note(runtime.about)
     training = build(config, runtime, local_rank() == 0, note, Start())
     _evaluate(training, note)
     for step in range(1, SETTLED + 1):
         _step(training, step, note)
     _evaluate(training, note)
-    for line in _summary(runtime.trace.compiled):
+    for line in _summary(runtime.compiled):
         note(line)
 
 
 def _step(training: Training, step: int, note: Note) -> None:
-    runtime, optimizer, config = training.runtime, training.optimizer, training.config
-    assert isinstance(optimizer, TracedAdamW)
-    data, train, loader = runtime.mesh.data, config.train, training.loader
+    config, loader, data = training.config, training.loader, training.runtime.mesh.data
+    train = config.train
     rows = rank_rows(train.global_batch_size, data.size, data.rank, train.micro_batch_size)
     batches = [loader.batch(part) for part in rows]
     lr = learning_rate(config.optim, step, train.steps)
-    traced_step(training.model, optimizer, batches, loader.num_targets(), lr, runtime, note)
+    training_step(training, batches, loader.num_targets(), lr, note)
 
 
 def _evaluate(training: Training, note: Note) -> None:
-    if training.held_out is None:
-        return
-    assert isinstance(training.optimizer, TracedAdamW)
-    micro, begin = training.config.train.micro_batch_size, training.optimizer.begin
-    evaluate(training.model, training.held_out, micro, training.runtime, note, begin)
+    if training.held_out is not None:
+        held_out_loss(training, note)
 
 
-def _summary(compiled: Sequence[Compiled]) -> Iterator[str]:
+def _summary(compiled: Sequence[Compiled | PartRun]) -> Iterator[str]:
     """A row for each graph, then what it took. A compiler that runs in a process counts apart."""
     width = max(len(one.name) for one in compiled)
     yield f"{'graph':<{width}}  seconds  compile cache"
-    for name, seconds, verdict in compiled:
-        yield f"{name:<{width}}  {seconds:7.1f}  {verdict or 'not known'}"
+    for one in compiled:
+        yield f"{one.name:<{width}}  {one.seconds:7.1f}  {one.verdict or 'not known'}"
     own, compilers = (
         resource.getrusage(who).ru_maxrss * _RSS_UNIT / 2**30
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

@@ -22,6 +22,7 @@ from ndtrain.config.overlapping import overlaps
 from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
 from ndtrain.runtime.compiler import require_compiler
+from ndtrain.runtime.first_runs import FirstRuns
 from ndtrain.runtime.runtime import Runtime, start_cpu
 from ndtrain.train.agree import Bystander
 from ndtrain.train.graph_key import graph_key
@@ -103,14 +104,23 @@ def start_runtime(config: Config) -> Runtime:
     """config: resolved. Collective over the world."""
     tp, dp, num_kv_heads = config.parallel.tp, _dp(config), config.model.num_kv_heads
     if config.runtime.device == "cpu":
-        return start_cpu(tp, dp, num_kv_heads)
+        return start_cpu(tp, dp, num_kv_heads, _first_runs(config))
     if config.runtime.device == "neuron":
         from ndtrain.runtime.start_neuron import start_neuron
 
-        return start_neuron(tp, dp, num_kv_heads)
+        return start_neuron(tp, dp, num_kv_heads, graph_key(config))
     from ndtrain.runtime.start_xla import start_xla  # needs torch-xla
 
     return start_xla(tp, dp, num_kv_heads, graph_key(config))
+
+
+def _first_runs(config: Config) -> FirstRuns | None:
+    """Of a CPU, where only torch.compile compiles; its compiler is imported for no other run."""
+    if not config.runtime.compile:
+        return None
+    from ndtrain.runtime.inductor_graphs import InductorGraphs
+
+    return FirstRuns(InductorGraphs(), None, lambda: None)
 
 
 def _dp(config: Config) -> int:

@@ -220,9 +220,9 @@ def test_the_newest_complete_checkpoint_of_a_run(tmp_path: Path) -> None:
 
 def test_weights_alone_are_no_state_to_go_on_from(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "weights", SHAPE, random_parameters(SHAPE), 1)
-    with pytest.raises(UserError, match="no optimizer state to go on with") as caught:
+    with pytest.raises(UserError, match="no data position to go on from") as caught:
         Checkpoint(tmp_path / "weights").training()
-    assert caught.value.help.startswith("start a new run from them: model.weights=")
+    assert caught.value.help.startswith("start a new run: model.weights=")
 
 
 def test_a_tensor_that_a_file_has_lost_is_named(tmp_path: Path) -> None:

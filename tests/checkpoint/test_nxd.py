@@ -1,4 +1,7 @@
-"""Files as neuronx-distributed lays them out, written here by its rules and not by the exporter."""
+"""neuronx-distributed's files, laid out by its rules in nxd_folders.py, in and out.
+
+Those that it wrote itself are in tests/xla/test_nxd_checkpoints.py, for it needs torch-xla.
+"""
 
 import dataclasses
 import json
@@ -21,95 +24,11 @@ from ndtrain.core.errors import UserError
 from ndtrain.models.qwen3.shape import Shape
 
 from .folders import LLAMA, SHAPE, TIED, LiveBytes, random_parameters, write_checkpoint
+from .nxd_folders import rank_states, save
 
 WIDE = dataclasses.replace(SHAPE, num_heads=8, head_dim=4, num_kv_heads=2)
 COPIED = dataclasses.replace(WIDE, num_layers=1)
 MHA = dataclasses.replace(LLAMA, num_kv_heads=4)
-
-
-def heads_of_ranks(shape: Shape, tp: int) -> tuple[list[int], list[int]]:
-    """Query and key/value heads in Trainium1's order of slots, one after the other."""
-    copies = max(1, tp // shape.num_kv_heads)
-    group = shape.num_heads // shape.num_kv_heads
-    query: list[int] = []
-    for copy in range(copies):
-        for head in range(shape.num_kv_heads):
-            query += [head * group + copy * group // copies + i for i in range(group // copies)]
-    return query, list(range(shape.num_kv_heads)) * copies
-
-
-def by_heads(matrix: Tensor, heads: list[int], head_dim: int) -> Tensor:
-    return torch.cat([matrix[head * head_dim : (head + 1) * head_dim] for head in heads])
-
-
-def block_states(
-    shape: Shape, layer: str, ours: dict[str, Tensor], tp: int, style: str
-) -> list[dict[str, Tensor]]:
-    query, kv = heads_of_ranks(shape, tp)
-    qkv = ours["attention.qkv.weight"].split([shape.query_dim, shape.kv_dim, shape.kv_dim])
-    q, k, v = (
-        by_heads(matrix, heads, shape.head_dim).chunk(tp)
-        for matrix, heads in zip(qkv, (query, kv, kv), strict=True)
-    )
-    o = by_heads(ours["attention.o.weight"].T, query, shape.head_dim).T.chunk(tp, 1)
-    gate, up = (half.chunk(tp) for half in ours["mlp.gate_up.weight"].chunk(2))
-    down = ours["mlp.down.weight"].chunk(tp, 1)
-    states = []
-    for rank in range(tp):
-        parts = {"q": q[rank], "k": k[rank], "v": v[rank]}
-        attention = {
-            "fused": {"qkv_proj.weight_qkv": torch.cat(list(parts.values()))},
-            "split": {f"qkv_proj.weight_{which}": part for which, part in parts.items()},
-            "coalesced": {"qkv_proj.weight": torch.cat(list(parts.values()))},
-            "separate": {f"{which}_proj.weight": part for which, part in parts.items()},
-        }[style]
-        state = {f"self_attn.{key}": value for key, value in attention.items()}
-        state["self_attn.o_proj.weight"] = o[rank]
-        if style == "separate":
-            state |= {"mlp.gate_proj.weight": gate[rank], "mlp.up_proj.weight": up[rank]}
-        else:
-            state["mlp.gate_up_proj.weight"] = torch.cat([gate[rank], up[rank]])
-        state["mlp.down_proj.weight"] = down[rank]
-        state["input_layernorm.weight"] = ours["attention_norm.weight"]
-        state["post_attention_layernorm.weight"] = ours["mlp_norm.weight"]
-        if shape.qk_norm:
-            state["self_attn.q_norm.weight"] = ours["attention.core.q_norm.weight"]
-            state["self_attn.k_norm.weight"] = ours["attention.core.k_norm.weight"]
-        states.append({f"{layer}.{key}": value for key, value in state.items()})
-    return states
-
-
-def rank_states(
-    shape: Shape, parameters: dict[str, Tensor], tp: int, style: str
-) -> list[dict[str, Tensor]]:
-    head = parameters["embedding.weight" if shape.tie_embeddings else "head.weight"].chunk(tp)
-    embedding = parameters["embedding.weight"].chunk(tp)
-    states = [
-        {
-            "model.embed_tokens.weight": embedding[rank],
-            "lm_head.weight": head[rank],
-            "model.norm.weight": parameters["norm.weight"],
-        }
-        for rank in range(tp)
-    ]
-    for layer in range(shape.num_layers):
-        prefix = f"layers.{layer}."
-        ours = {k.removeprefix(prefix): v for k, v in parameters.items() if k.startswith(prefix)}
-        blocks = block_states(shape, f"model.layers.{layer}", ours, tp, style)
-        for state, block in zip(states, blocks, strict=True):
-            state |= block
-    return [{key: value.clone() for key, value in state.items()} for state in states]
-
-
-def save(folder: Path, shape: Shape, states: list[dict[str, Tensor]]) -> Path:
-    (folder / "step_7" / "model").mkdir(parents=True)
-    for rank, state in enumerate(states):
-        name = f"dp_rank_00_tp_rank_{rank:02d}_pp_rank_00.pt"
-        torch.save(state, folder / "step_7" / "model" / name)
-    (folder / "step_7" / "done").write_text("1")
-    (folder / "config.json").write_text(json.dumps(shape.to_hugging_face("float32")))
-    return folder
-
 
 CASES = [
     (SHAPE, 1, "fused", None),
@@ -178,12 +97,29 @@ def test_any_of_the_three_folders_may_be_given_and_the_tokenizer_travels(tmp_pat
     assert find_model_folder(tmp_path / "ours_0") is None
 
 
+def test_the_layout_of_its_older_function(tmp_path: Path) -> None:
+    parameters = random_parameters(SHAPE)
+    states = rank_states(SHAPE, parameters, 2, "fused")
+    for rank, state in enumerate(states):
+        folder = tmp_path / "nxd" / f"tp_rank_{rank:02d}_pp_rank_00"
+        folder.mkdir(parents=True)
+        torch.save({"model": state, "epoch": 3}, folder / "checkpoint.pt")
+    config = json.dumps(SHAPE.to_hugging_face("float32"))
+    (tmp_path / "nxd" / "config.json").write_text(config)
+    import_folder(tmp_path / "nxd", tmp_path / "ours")
+    for name, tensor in Checkpoint(tmp_path / "ours").tensors():
+        assert torch.equal(tensor, parameters[name]), name
+    folder.rename(tmp_path / "nxd" / "tp_rank_01_pp_rank_01")
+    with pytest.raises(UserError, match="further pipeline stage"):
+        import_folder(tmp_path / "nxd", tmp_path / "again")
+
+
 def test_memory_of_one_file_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = dataclasses.replace(SHAPE, num_layers=12)
     parameters = random_parameters(shape)
     source = save(tmp_path / "nxd", shape, rank_states(shape, parameters, 2, "fused"))
     live = LiveBytes()
-    for reader, name in ((NxdFolder, "_read"), (Checkpoint, "read")):
+    for reader, name in ((NxdFolder, "assemble"), (Checkpoint, "read")):
         real = getattr(reader, name)
         monkeypatch.setattr(reader, name, lambda *a, real=real: live.watch(real(*a)))
     import_folder(source, tmp_path / "ours", max_file_bytes=20_000)

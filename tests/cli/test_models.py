@@ -72,9 +72,12 @@ def test_import_and_export_of_neuronx_distributed(
 
     stand_in(monkeypatch, "ndtrain.checkpoint.convert", import_folder=convert)
     stand_in(monkeypatch, "ndtrain.checkpoint.nxd_writer", export_nxd=convert)
-    assert run("import", "from", "to", "--kv-copies", "trn1") == (0, "wrote to\n", "")
-    assert run("export", "from", "to", "--format", "nxd", "--tp", "8") == (0, "wrote to\n", "")
-    assert calls == [(Path("from"), Path("to"), "trn1"), (Path("from"), Path("to"), 8, None)]
+    options = ["--kv-copies", "trn1", "--optimizer"]
+    assert run("import", "from", "to", *options) == (0, "wrote to\n", "")
+    options = ["--format", "nxd", "--tp", "8", "--dp", "2"]
+    assert run("export", "from", "to", *options) == (0, "wrote to\n", "")
+    folders = (Path("from"), Path("to"))
+    assert calls == [(*folders, "trn1", True), (*folders, 8, None, 2)]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,7 @@ def test_import_and_export_of_neuronx_distributed(
     [
         (["--format", "nxd"], "--format nxd needs --tp"),
         (["--tp", "2"], "are for --format nxd"),
+        (["--dp", "2"], "are for --format nxd"),
         (["--kv-copies", "trn1"], "are for --format nxd"),
     ],
 )

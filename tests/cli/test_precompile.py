@@ -1,4 +1,4 @@
-"""`ndtrain precompile` refuses what it cannot do; tests/xla has what it does."""
+"""`ndtrain precompile` refuses what it cannot do; what it does: tests/xla, tests/train."""
 
 import pytest
 
@@ -10,14 +10,14 @@ from tests.cli.conftest import Run
 def test_where_nothing_is_compiled_it_says_so(run: Run) -> None:
     result = run("precompile", "tiny")
     assert result.code == 2
-    assert "runtime.device=cpu runs operation by operation: there is" in result.err
+    assert "runtime.device=cpu has no compile cache to fill" in result.err
     assert "at runtime.device from " in result.err
     assert "help: set runtime.device=xla" in result.err
 
 
 def test_a_rank_of_a_cluster_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_rank(load("tiny", [])) == 2
-    assert "there is nothing to compile" in capsys.readouterr().err
+    assert "has no compile cache to fill" in capsys.readouterr().err
 
 
 def test_without_a_cache_there_is_nothing_to_fill(
@@ -28,6 +28,16 @@ def test_without_a_cache_there_is_nothing_to_fill(
     assert result.code == 2
     assert "there is no compile cache to fill" in result.err
     assert "set XLA_PERSISTENT_CACHE_PATH to a folder" in result.err
+
+
+def test_nor_where_native_pytorch_s_is_turned_off(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_NEURONX_NEFF_DISABLE_CACHE", "1")
+    result = run("precompile", "tiny", "runtime.device=neuron")
+    assert result.code == 2
+    assert "there is no compile cache to fill" in result.err
+    assert "help: unset TORCH_NEURONX_NEFF_DISABLE_CACHE" in result.err
 
 
 def test_the_configuration_is_checked_before_any_rank_starts(run: Run) -> None:

@@ -13,6 +13,7 @@ import pytest
 from ndtrain.cluster import compile_cache
 from ndtrain.cluster.compile_cache import copy_finished, shared_cache
 from ndtrain.config.load import load
+from ndtrain.runtime import native_cache
 from ndtrain.runtime.graph_records import GraphRecords
 
 ENTRY = "neuronxcc-2.23/MODULE_{}+f"
@@ -137,6 +138,22 @@ def test_a_node_is_filled_before_its_ranks_and_gives_back_after_them(
         f"compile cache: 1 graphs from {shared} to {own}",
         f"compile cache: 1 graphs from {own} to {shared}",
     ]
+
+
+def test_native_pytorch_s_graphs_go_over_when_a_part_of_the_run_has_ended(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    native = config(shared, "neuron")
+    with shared_cache(native, 0, {native_cache.VARIABLE: str(own)}):
+        for name in ("abcd", "abce", ".tmp.1"):
+            (own / "ab" / "cd").mkdir(parents=True, exist_ok=True)
+            (own / "ab" / "cd" / f"{name}.neff").write_text(name)
+        GraphRecords(own, {"flags": "-O1"}).write("the training step", ["ab/cd/abcd.neff"], 1.0)
+    assert [path.name for path in shared.rglob("*.neff")] == ["abcd.neff"]
+    with shared_cache(native, 0, {native_cache.VARIABLE: str(tmp_path / "other")}):
+        assert (tmp_path / "other" / "ab" / "cd" / "abcd.neff").read_text() == "abcd"
+    off = {native_cache.VARIABLE: str(tmp_path / "off"), native_cache.DISABLING[0]: "1"}
+    with shared_cache(native, 0, off):
+        assert not (tmp_path / "off").exists()
 
 
 def test_what_is_compiled_is_published_while_the_ranks_run(

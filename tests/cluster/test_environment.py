@@ -39,12 +39,11 @@ def test_a_logical_core_is_two_on_trn2_alone() -> None:
 def test_each_stack_has_the_cache_that_it_reads() -> None:
     shared = "cluster.compile_cache=/fsx/compiled"
     trn1, trn2 = variables("trn1.32xlarge", shared), variables("trn2.48xlarge", shared)
-    # Copied to and from: neuronx-cc's own locks on a shared file system.
+    # Copied to and from: locks on a shared file system time out, and a node's is a disk.
     assert trn1["NEURON_COMPILE_CACHE_URL"] == "/var/tmp/neuron-compile-cache"
     assert "TORCH_NEURONX_NEFF_CACHE_DIR" not in trn1
-    assert trn2["TORCH_NEURONX_NEFF_CACHE_DIR"] == "/fsx/compiled"
+    assert trn2["TORCH_NEURONX_NEFF_CACHE_DIR"].startswith("/var/tmp/")
     assert "NEURON_COMPILE_CACHE_URL" not in trn2
-    assert variables("trn2.48xlarge")["TORCH_NEURONX_NEFF_CACHE_DIR"].startswith("/var/tmp/")
     assert "--retry_failed_compilation" in trn1["NEURON_CC_FLAGS"]
     assert "--retry_failed_compilation" not in trn2["NEURON_CC_FLAGS"]
 

@@ -43,6 +43,8 @@ def test_two_ranks_train_compiled_and_have_the_eager_curve(tmp_path: Path) -> No
     eager, _ = train(tmp_path, "eager")
     compiled, printed = train(tmp_path, "compiled", "runtime.compile=true")
     assert "torch.compile: norms, attention core and SwiGLU, by inductor" in printed
+    assert "compiled the training step in " in printed
+    assert "(miss: it was not there; " in printed
     assert len(compiled) == len(eager) == 4 + 2
     # Losses of about 7 in fp32 from another order of sums: within some ten roundings of each.
     assert compiled == pytest.approx(eager, rel=1e-6)

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from ndtrain.checkpoint.format import Manifest
+from ndtrain.checkpoint.format import FIRST_MOMENT, Manifest
 from ndtrain.checkpoint.reader import Checkpoint
 from ndtrain.checkpoint.source import step_folder
+from ndtrain.config.schema import Optim
 from tests.faults.runs import Case
 
 LONG = ("train.steps=20", "checkpoint.every_steps=0")
@@ -163,3 +165,23 @@ def test_another_layout_goes_on_near_by(case: Case, undisturbed: Case) -> None:
     ours = {(step, name): float.fromhex(bits) for step, name, bits in case.losses()}
     theirs = {(step, name): float.fromhex(bits) for step, name, bits in undisturbed.losses()}
     assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_new_run_can_begin_with_the_moments_of_another(case: Case) -> None:
+    """Its first gradient is added to them; a run without them shows what that gradient was."""
+    case.start("train.steps=2").finish()
+    old = case.checkpoints()[-1]
+    states = {"old": Checkpoint(old)}
+    for name, restore in (("with", "true"), ("without", "false")):
+        options = (f"run.name={name}", f"model.weights={old}", f"optim.restore={restore}")
+        case.start(*options, "train.steps=1").finish()
+        states[name] = Checkpoint(step_folder(case.directory.with_name(name), 1))
+    assert [state.training()["num_updates"] for state in states.values()] == [2, 3, 1]
+    beta = Optim().betas[0]
+    for name, parameter in states["old"].tensors():
+        first = {
+            which: checkpoint.state.read(FIRST_MOMENT, name, 0, [(0, len(parameter))])
+            for which, checkpoint in states.items()
+        }
+        torch.testing.assert_close(first["with"], beta * first["old"] + first["without"])

@@ -3,6 +3,7 @@
     with neuron_backend() as backend:
         torch.compile(function, backend="neuron", fullgraph=True)(x)
     backend.num_compiled, backend.num_runs
+    neuron_backend(running=compiler.region)     # each run of a graph is inside, by a name of it
 
 Like the real one (Neuron SDK 2.33, torch/compile/about-torch-compile) it differentiates by AOT
 autograd and lowers PyTorch's own operations; any other op is an error, unless its name is among
@@ -10,8 +11,8 @@ autograd and lowers PyTorch's own operations; any other op is an error, unless i
 """
 
 import operator
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch._dynamo.backends.common import aot_autograd
 @dataclass
 class Backend:
     known: tuple[str, ...]
+    running: Callable[[str], AbstractContextManager[None]]
     num_compiled: int = 0
     num_runs: int = 0
 
@@ -34,10 +36,13 @@ class Backend:
             if node.op == "call_function" and not self.can_lower(node.target):
                 raise NotImplementedError(f"cannot lower {node.target}")
         self.num_compiled += 1
+        shapes = [tuple(x.shape) for x in inputs if isinstance(x, torch.Tensor)]
+        name = f"{graph.code}{shapes}"
 
         def run(*arguments: Any) -> Any:
             self.num_runs += 1
-            return graph(*arguments)
+            with self.running(name):
+                return graph(*arguments)
 
         return make_boxed_func(run)
 
@@ -49,9 +54,12 @@ class Backend:
 
 
 @contextmanager
-def neuron_backend(known: tuple[str, ...] = ()) -> Iterator[Backend]:
+def neuron_backend(
+    known: tuple[str, ...] = (),
+    running: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+) -> Iterator[Backend]:
     """Registers it and forgets all graphs, before and after."""
-    backend = Backend(known)
+    backend = Backend(known, running)
     torch._dynamo.reset()
     lower = aot_autograd(fw_compiler=backend.compile, bw_compiler=backend.compile)
     registry.register_backend(lower, name="neuron")

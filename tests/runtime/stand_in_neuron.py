@@ -55,6 +55,7 @@ class Stream:
         self._device = device
         self.number = next(device.numbers)
         self.clock: Clock = {}
+        device.streams.append(self)
 
     def record_event(self) -> Event:
         return Event(self._device, dict(self.clock))
@@ -75,6 +76,7 @@ class StandIn:
         """broken: methods of streams that do nothing, for mutants."""
         self.broken = broken
         self.numbers = itertools.count()
+        self.streams: list[Stream] = []
         self.host: Clock = {}  # what the host knows to be done
         self._default = Stream(self)
         self._local = threading.local()
@@ -96,6 +98,11 @@ class StandIn:
 
     def device_count(self) -> int:
         return 1
+
+    def synchronize(self) -> None:
+        """The host waits for every stream."""
+        for stream in self.streams:
+            join(self.host, stream.clock)
 
 
 class Access(NamedTuple):

@@ -13,6 +13,7 @@ from ndtrain.runtime.graph_cache import (
     find_cache,
     finished,
 )
+from ndtrain.runtime.native_cache import DEFAULT, DISABLING, VARIABLE
 
 
 @pytest.mark.parametrize(
@@ -29,16 +30,24 @@ from ndtrain.runtime.graph_cache import (
 def test_neuron_s_variables_say_where_its_cache_is(
     variables: dict[str, str], folder: str | None
 ) -> None:
-    assert cache_folder(True, variables) == (None if folder is None else Path(folder))
-    assert (cache_place(True, variables) is None) == ("--no_cache" in str(variables))
-    found = find_cache(True, 0, variables)
+    assert cache_folder("neuronx-cc", variables) == (None if folder is None else Path(folder))
+    assert (cache_place("neuronx-cc", variables) is None) == ("--no_cache" in str(variables))
+    found = find_cache("neuronx-cc", 0, variables)
     assert (None if found is None else str(found.folder)) == folder
 
 
 def test_torch_xla_has_a_cache_where_its_variable_names_one() -> None:
-    assert cache_folder(False, {"XLA_PERSISTENT_CACHE_PATH": "/disk"}) == Path("/disk")
-    assert find_cache(False, 0, {"XLA_PERSISTENT_CACHE_PATH": ""}) is None
-    assert find_cache(False, 0, {}) is None
+    assert cache_folder("torch-xla", {"XLA_PERSISTENT_CACHE_PATH": "/disk"}) == Path("/disk")
+    assert find_cache("torch-xla", 0, {"XLA_PERSISTENT_CACHE_PATH": ""}) is None
+    assert find_cache("torch-xla", 0, {}) is None
+
+
+def test_native_pytorch_s_is_always_on_unless_it_is_turned_off() -> None:
+    assert cache_place("torch-neuronx", {}) == DEFAULT
+    assert cache_place("torch-neuronx", {VARIABLE: "/disk"}) == "/disk"
+    for name in DISABLING:
+        assert cache_place("torch-neuronx", {VARIABLE: "/disk", name: "1"}) is None
+        assert cache_place("torch-neuronx", {VARIABLE: "/disk", name: "0"}) == "/disk"
 
 
 def entry(folder: Path, name: str, *files: str) -> None:
@@ -65,12 +74,13 @@ def test_a_graph_that_neuron_s_compiler_has_begun_is_a_miss_but_not_finished(
     assert "neuronxcc-2.23/MODULE_2+a" in cache.entries()
 
 
-def test_of_torch_xla_s_files_those_are_finished_that_a_record_names(tmp_path: Path) -> None:
+def test_of_other_files_those_are_finished_that_a_record_names(tmp_path: Path) -> None:
     for name in ("1", "2"):
         (tmp_path / "rank_0").mkdir(exist_ok=True)
         (tmp_path / "rank_0" / name).write_text("x")
     (tmp_path / "graphs").mkdir()
-    names = ["rank_0/1", "rank_0/gone", "../rank_0/2", str(tmp_path / "rank_0" / "2")]
+    (tmp_path / "rank_0" / "cut").touch()
+    names = ["rank_0/1", "rank_0/cut", "rank_0/gone", "../rank_0/2", str(tmp_path / "rank_0" / "2")]
     (tmp_path / "graphs" / "a.json").write_text(json.dumps({"entries": names}))
     (tmp_path / "graphs" / "damaged.json").write_text("{")
     assert list(finished(tmp_path)) == ["rank_0/1"]

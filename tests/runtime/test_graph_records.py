@@ -76,3 +76,13 @@ def test_a_damaged_record_explains_nothing_and_stops_nothing(tmp_path: Path) -> 
         assert GraphRecords(tmp_path, KEY).why_missed(STEP) == NOTHING
     recorded(tmp_path)
     assert "flags differ" in GraphRecords(tmp_path, KEY | {"flags": "-O2"}).why_missed(STEP)
+
+
+def test_what_is_found_may_be_another_compiler_s(tmp_path: Path) -> None:
+    records = GraphRecords(tmp_path, KEY)
+    assert records.what_else_differs(STEP, ()) == ""  # nobody has told
+    recorded(tmp_path, flags="-O2", ndtrain="0.1")
+    recorded(tmp_path, flags="-O2", rank="7", ndtrain="0.2")
+    assert records.what_else_differs(STEP, ("ndtrain",)) == "flags differ: -O2 -> -O1"
+    recorded(tmp_path, **{"model.num_layers": "9"})
+    assert records.what_else_differs(STEP, ("ndtrain",)) == ""

@@ -1,6 +1,7 @@
 """A run on a device with streams, from configuration to checkpoints, beside one on the CPU."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from ndtrain.checkpoint.source import complete_checkpoints
 from ndtrain.observe.sinks import read_jsonl
+from ndtrain.runtime.native_cache import VARIABLE
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -26,7 +28,10 @@ optim: {{lr: 0.01, schedule: constant}}
 
 def train(module: str, config: Path, *overrides: str) -> str:
     command = [sys.executable, "-m", module, str(config), *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    cache = {VARIABLE: str(config.parent / "neff")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | cache, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -16,6 +16,7 @@ from ndtrain.runtime.runtime import start_cpu
 from ndtrain.train.build import _refuse_another_shape
 from ndtrain.train.evaluate_checkpoint import evaluate_checkpoint
 from ndtrain.train.overlap_plan import _stored
+from ndtrain.train.prior_state import open_prior
 from ndtrain.train.resume import _newest, _opened, lock_run
 from ndtrain.train.sample import sample
 from ndtrain.train.training_state import TrainingState
@@ -58,6 +59,13 @@ def test_weights_of_another_shape_say_how_they_differ(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="they have hidden_size of their own") as caught:
         _refuse_another_shape(SHAPE, replace(SHAPE, hidden_size=32, max_positions=7), tmp_path)
     assert caught.value.help == "set model.hidden_size=32"
+
+
+def test_moments_that_are_not_there_cannot_be_begun_with(weights: Path) -> None:
+    for given in (None, str(weights)):
+        with pytest.raises(UserError, match="no moments to begin with") as caught:
+            open_prior(given)
+        assert caught.value.where == f"optim.restore=true, model.weights={given or 'null'}"
 
 
 @pytest.mark.parametrize("text", ["[", "[]", "{}"])
