@@ -61,9 +61,9 @@ def step(rounds: int, as_json: bool, **shape: Any) -> None:
     """Forward and backward of one shape: ours, PyTorch's DTensor, bare compute, one rank.
 
     The contestants take turns in each round, in an order that rotates, in one process group; what
-    counts are the ratios of a round. bare is ours without its collectives, exchange the
-    collectives alone. The CPUs are divided among the ranks. Started by torchrun, it measures the
-    ranks of that job.
+    counts are the ratios of a round. bare is ours without its collectives, exchange the bytes that
+    they move, alone and in plain PyTorch. The CPUs are divided among the ranks. Started by
+    torchrun, it measures the ranks of that job.
     """
     workload = _workload(**shape)
     from ndtrain.bench import report
