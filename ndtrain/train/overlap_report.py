@@ -6,8 +6,9 @@ record["overlap"] = overlap.record(mean)    # of the ranks' mean row; raises Use
 overlap.summary()                           # lines for people, at the end of the run
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 from ndtrain.core.errors import UserError
@@ -29,6 +30,7 @@ from ndtrain.runtime.arrivals import Arrivals, can_count_arrivals
 CHECKED_STEPS = 3  # enough that a moment without progress is not taken for none at all
 # Bytes that a rank sends in a step. What is less comes so fast that no compute need be beside it.
 TELLING_BYTES = 2**20
+MOST_RANKS = 16  # whose arrivals are counted: every rank has connections to every other
 HEADERS = 0.01  # of the bytes, that arrive although nobody has asked for them yet
 BUCKETS = ("gradient_buckets", "parameter_gathers")
 _ORDER = (*OPERATIONS, STEP)
@@ -51,11 +53,11 @@ class OverlapCheck:
         self._sent_bytes = 0.0
         self._num_counted = 0
 
-    def see(self, tallies: Tallies, counts_arrivals: bool) -> None:
+    def see(self, tallies: Tallies) -> None:
         """Of a step, the same on all ranks."""
         self._num_steps += 1
         self._hidden_bytes += sum(tallies[name].hidden_bytes for name in self._operations)
-        if counts_arrivals:
+        if are_counted(tallies):
             self._num_counted += 1
             self._arrived_bytes += tallies[STEP].arrived_bytes
             self._sent_bytes += tallies[STEP].comm_bytes
@@ -72,6 +74,11 @@ class OverlapCheck:
         if self._sent_bytes >= TELLING_BYTES * max(1, self._num_counted):
             return self._hidden_bytes > 0 and self._arrived_bytes > HEADERS * self._sent_bytes
         return self._hidden_bytes > 0
+
+
+def are_counted(tallies: Tallies) -> bool:
+    """Whether the step's arrivals are, on all ranks: one that does not count says NaN."""
+    return not math.isnan(tallies[STEP].arrived_bytes)
 
 
 def checks_of(decision: Decision, data_parallel: str, dp: int) -> list[OverlapCheck]:
@@ -96,7 +103,8 @@ def overlap_report(
         extra_bytes[choice.operation] = max(known, choice.extra_bytes)
     runtime = optimizer.runtime
     checks = checks_of(decision, data_parallel, runtime.mesh.data.size)
-    return OverlapReport(extra_bytes, checks, runtime.spans)
+    is_cheap = runtime.mesh.world.size <= MOST_RANKS
+    return OverlapReport(extra_bytes, checks, runtime.spans if is_cheap else None)
 
 
 class OverlapReport:
@@ -120,15 +128,17 @@ class OverlapReport:
     def row(self, spans: Sequence[Span]) -> list[float]:
         """ROW_SIZE numbers: this rank's tallies of a step."""
         tallies = self._tallying.step(spans)
+        if self._arrivals is None:
+            unknown = math.nan
+            tallies = {name: replace(one, arrived_bytes=unknown) for name, one in tallies.items()}
         return [value for name in _ORDER for value in astuple(tallies[name])]
 
     def record(self, row: Sequence[float]) -> dict[str, dict[str, Any]]:
         """The figures of a step, from the ranks' mean row. Raises UserError if nothing hides."""
         parts = [row[start : start + NUM_FIELDS] for start in range(0, ROW_SIZE, NUM_FIELDS)]
         tallies = {name: Tally(*part) for name, part in zip(_ORDER, parts, strict=True)}
-        counts = self._arrivals is not None
         for check in self._checks:
-            check.see(tallies, counts)
+            check.see(tallies)
         # The first step warms up: memory is mapped and threads start.
         if self._num_steps == 1:
             self._total = tallies
@@ -136,7 +146,7 @@ class OverlapReport:
             self._total = {name: self._total[name] + tallies[name] for name in _ORDER}
         self._num_steps += 1
         self._count_arrivals()
-        return overlap_figures(tallies, self._extra_bytes, counts)
+        return overlap_figures(tallies, self._extra_bytes, are_counted(tallies))
 
     def _count_arrivals(self) -> None:
         """From the end of the first step, when all connections are there, until it is judged."""
