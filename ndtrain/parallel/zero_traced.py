@@ -45,7 +45,7 @@ class TracedAdamW(ShardedAdamW):
     def record(self, lr: Tensor, loss: Tensor) -> Tensor:
         """The update; returns the global L2 norm [1] of the gradient before clipping.
 
-        lr: fp32 scalar on the device. loss: of this rank, any shape; not finite, the norm is not.
+        lr: `zero.device_rate`. loss: of this rank, any shape; not finite, the norm is not.
         Collective over the mesh.
         """
         self.traffic.reduce()

@@ -17,7 +17,7 @@ from torch import Tensor, autograd
 
 from ndtrain.data.batch import Batch
 from ndtrain.models.qwen3.model import Qwen3
-from ndtrain.parallel.zero import not_finite
+from ndtrain.parallel.zero import device_rate, not_finite
 from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.runtime import Runtime
 from ndtrain.runtime.traced import Trace
@@ -50,7 +50,7 @@ def traced_step(
         micro_loss.backward()
         losses.append(micro_loss.detach().reshape(1))
     total = torch.cat(losses)
-    norm = optimizer.record(torch.tensor(lr).to(runtime.device), total)
+    norm = optimizer.record(device_rate(lr, runtime.device), total)
     results = torch.cat([total, norm])
     runtime.trace.run(NAME, note)
     *values, grad_norm = results.tolist()
