@@ -5,8 +5,9 @@
     backward of column-parallel    column_backward       gather beside dgrad, scatter beside wgrad
     backward of row-parallel       row_backward          all-gather -> matmul, wgrad from what came
 
-Modes. off: one collective, then one product. bulk: independent work fills the wait. ring: own chunk
-first, the next chunk hops from neighbour to neighbour while this one multiplies (Wang et al. 2023,
+Modes. off: one collective or one product at a time, in backward too, and whoever reads the first
+output comes behind all of them. bulk: independent work fills the wait. ring: own chunk first, the
+next chunk hops from neighbour to neighbour while this one multiplies (Wang et al. 2023,
 doi:10.1145/3567955.3567959). ring2: the same with each chunk in two halves, which travel on their
 own: on two ranks a transfer then hides behind three quarters of the product instead of a half.
 chunk: sub-chunks of the ordinary collective, for backends without send and receive. Only the

@@ -55,7 +55,7 @@ def planned(folder: Path, *what: str, barrier_alone: bool = False) -> int:
 
 
 def test_the_head_holds_the_logits_of_one_chunk(tmp_path: Path) -> None:
-    """Beside them only what the tokens are multiplied with and by, a 64th of their logits."""
+    """Beside them only tensors as wide as the model, which is narrow here."""
     one, many = (planned(tmp_path / number, "head", number) for number in ("1", "8"))
     assert many < 1.25 * one
     assert planned(tmp_path / "mutant", "head", "8", barrier_alone=True) > 4 * one
