@@ -4,7 +4,8 @@ result = traced_step(model, optimizer, micro_batches, num_targets, lr, runtime, 
 
 Gradients only add up, so nothing would keep a compiler from running all forwards first, and holding
 the activations of all micro-batches at once. Each one's layers therefore wait for the gradients of
-the one before: the step needs the memory of one, however many there are.
+the one before: the step needs the memory of one, however many there are. Nothing of a forward hides
+behind the backward before it; its collectives came behind that one's anyway.
 """
 
 import math

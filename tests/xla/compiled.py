@@ -31,7 +31,7 @@ from tests.xla.small_run import SHAPE
 
 ROOT = Path(__file__).parents[2]
 SEQUENCE, BATCH = 64, 2  # of a layer
-NUM_RANKS = 2  # of a layer and a head; their collectives are compiled and never run
+NUM_RANKS = 2  # of all but a step; their collectives are compiled and never run
 CHUNK_TOKENS = 512  # of the head, of whose logits 8 MiB live at a time
 CHUNKED = replace(SHAPE, vocab_size=NUM_RANKS * 4096)
 
@@ -90,6 +90,12 @@ def step(num_micro_batches: str, num_layers: str, recomputed: str) -> None:
     traced_step(small.model, small.optimizer, batches, 1024, 1e-3, runtime, print)
 
 
+def buckets(form: str) -> None:
+    """A step on two data-parallel ranks; form: blocking or background."""
+    runtime = trace_xla(0, 1, NUM_RANKS, SHAPE.num_kv_heads)
+    compile_only(TracedStep.of(narrow(SHAPE, 1), runtime, form == "background").record())
+
+
 def barrier_alone(self: XlaTrace, x: Tensor, after: Sequence[Tensor]) -> Tensor:
     tied = [x.clone(), *(one.clone() for one in after)]
     self._xla.optimization_barrier_(tied)
@@ -101,4 +107,4 @@ if __name__ == "__main__":
     if arguments[-1] == "barrier-alone":
         del arguments[-1]
         XlaTrace.tie = barrier_alone  # type: ignore[method-assign]
-    {"layer": layer, "head": head, "step": step}[name](*arguments)
+    {"layer": layer, "head": head, "step": step, "buckets": buckets}[name](*arguments)
