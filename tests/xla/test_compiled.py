@@ -10,17 +10,26 @@ import torch
 
 pytest.importorskip("torch_xla", reason="torch-xla is not installed")
 
+from ndtrain.overlap.collective_matmul import Mode
 from ndtrain.overlap.lowering import Comparison, compare
-from ndtrain.parallel.layer_hlo import layer_lowering, layer_parts, traced_block
+from ndtrain.parallel.layer_hlo import layer_lowering, layer_parts, record_head, traced_block
 from ndtrain.runtime.mesh import axis_lines
 from ndtrain.runtime.xla import trace_xla
-from tests.xla.compiled import BATCH, NUM_RANKS, SEQUENCE, Compiled, compiled
+from tests.xla.compiled import (
+    BATCH,
+    CHUNK_TOKENS,
+    CHUNKED,
+    NUM_RANKS,
+    SEQUENCE,
+    Compiled,
+    compiled,
+)
 from tests.xla.small_run import SHAPE
 
 
-def compared(found: Compiled, mode: str) -> list[Comparison]:
+def compared(found: Compiled, mode: Mode) -> list[Comparison]:
     runtime = trace_xla(0, NUM_RANKS, 1, SHAPE.num_kv_heads)
-    parts = layer_parts(traced_block(SHAPE, mode, torch.float32, runtime))  # type: ignore[arg-type]
+    parts = layer_parts(traced_block(SHAPE, mode, torch.float32, runtime))
     return compare(list(parts.values()), found.graph, axis_lines(NUM_RANKS, 1)["tensor"])
 
 
@@ -42,9 +51,10 @@ def test_compiled_with_a_barrier_alone_off_is_none(tmp_path: Path) -> None:
     assert any(one.num_free for one in found)
 
 
-def test_compiled_an_overlapped_form_is_as_free_as_before(tmp_path: Path) -> None:
-    before = layer_lowering(SHAPE, SEQUENCE, BATCH, NUM_RANKS, 0, "chunk", torch.float32)
-    after = compared(compiled(tmp_path, "layer", "chunk"), "chunk")
+@pytest.mark.parametrize("mode", ["chunk", "ring"])
+def test_compiled_an_overlapped_form_is_as_free_as_before(mode: Mode, tmp_path: Path) -> None:
+    before = layer_lowering(SHAPE, SEQUENCE, BATCH, NUM_RANKS, 0, mode, torch.float32)
+    after = compared(compiled(tmp_path, "layer", mode), mode)
     for one, other in zip(after, before.values(), strict=True):
         assert one.problems == []
         assert one.num_free == other.num_free
@@ -71,8 +81,13 @@ def planned(folder: Path, *what: str, barrier_alone: bool = False) -> int:
 
 def test_the_head_holds_the_logits_of_one_chunk(tmp_path: Path) -> None:
     """Beside them only tensors as wide as the model, which is narrow here."""
-    one, many = (planned(tmp_path / number, "head", number) for number in ("1", "8"))
-    assert many < 1.25 * one
+    found = compiled(tmp_path / "8", "head", "8")
+    assert found.planned_bytes < 1.25 * planned(tmp_path / "1", "head", "1")
+    runtime = trace_xla(0, NUM_RANKS, 1, SHAPE.num_kv_heads)
+    part, _ = record_head(CHUNKED, 8 * CHUNK_TOKENS, 1, "off", torch.float32, runtime)
+    (comparison,) = compare([part], found.graph, axis_lines(NUM_RANKS, 1)["tensor"])
+    assert comparison.problems == []
+    assert comparison.num_free == 0
 
 
 def test_a_step_holds_the_activations_of_one_micro_batch(tmp_path: Path) -> None:
