@@ -72,20 +72,20 @@ def bucket_schedule(
             name, value = f"scatter_{bucket}", f"gradients_{bucket}"
             scatters.append(graph.reduce_scatter(name, value, gradients))
     norm = graph.compute("norm", work.norm, scatters)
-    arrived = ""
-    for bucket in update_order(len(order), needed_last):
-        after = (arrived,) if blocks and arrived else ()
-        inputs = (f"scatter_{bucket}", norm)
-        updated = graph.compute(f"update_{bucket}", work.update(bucket), inputs, after)
-        arrived = graph.all_gather(f"gather_{bucket}", updated)
+    updates = update_order(len(order), needed_last)
+    updated = tuple(f"update_{bucket}" for bucket in updates)
+    gathers = tuple(f"gather_{bucket}" for bucket in updates)
+    for bucket, update, gather in zip(updates, updated, gathers, strict=True):
+        graph.compute(update, work.update(bucket), (f"scatter_{bucket}", norm))
+        if in_background:
+            graph.all_gather(gather, update)
+    if blocks:
+        for update, gather in zip(updated, gathers, strict=True):
+            graph.all_gather(gather, update, updated)
+    after = gathers if blocks else ()
     used = [
-        graph.compute(
-            f"forward_{bucket}",
-            work.forward(bucket),
-            (f"gather_{bucket}",),
-            (arrived,) if blocks else (),
-        )
-        for bucket in update_order(len(order), needed_last)
+        graph.compute(f"forward_{bucket}", work.forward(bucket), (gather,), after)
+        for bucket, gather in zip(updates, gathers, strict=True)
     ]
     return graph.finish(used)
 

@@ -5,8 +5,9 @@
     backward of column-parallel    column_backward       gather beside dgrad, scatter beside wgrad
     backward of row-parallel       row_backward          all-gather -> matmul, wgrad from what came
 
-Modes. off: one collective, then one product. bulk: independent work fills the wait. ring: own chunk
-first, the next chunk hops from neighbour to neighbour while this one multiplies (Wang et al. 2023,
+Modes. off: one collective or one product at a time, in backward too, and whoever reads the first
+output comes behind all of them. bulk: independent work fills the wait. ring: own chunk first, the
+next chunk hops from neighbour to neighbour while this one multiplies (Wang et al. 2023,
 doi:10.1145/3567955.3567959). ring2: the same with each chunk in two halves, which travel on their
 own: on two ranks a transfer then hides behind three quarters of the product instead of a half.
 chunk: sub-chunks of the ordinary collective, for backends without send and receive. Only the
@@ -28,6 +29,7 @@ from ndtrain.overlap.operations import (
     Narrow,
     Operation,
     Rows,
+    Same,
     StridedRows,
     Turn,
     TurnBack,
@@ -87,20 +89,21 @@ def column_backward(name: str, place: Place, mode: Mode) -> Schedule:
         sums = _RunningSums(graph, InputGradient(), dy, place, HALVES[mode])
         dweight = graph.compute("dweight", WeightGradient(), (dy, hops.gathered()))
         return graph.finish((sums.finish(), dweight))
+    if mode == "off":  # each node waits for the one before it, and the first output for all
+        product = graph.compute("product", InputGradient(), ("dy", "weight"))
+        x_full = graph.all_gather("gather", "x", (product,))
+        dweight = graph.compute("dweight", WeightGradient(), ("dy", x_full))
+        dx = graph.reduce_scatter("scatter", product, (dweight,))
+        return graph.finish((dx, dweight))
     x_full = graph.all_gather("gather", "x")
     if mode == "chunk":
         parts = _chunked_scatter(graph, InputGradient(), "dy", place.size)
         dweight = graph.compute("dweight", WeightGradient(), ("dy", x_full))
         dx = graph.compute("dx", _in_order(NUM_CHUNKS), parts)
         return graph.finish((dx, dweight))
-    # Blocking, the dgrad also waits for the gather and the wgrad for the scatter: those two
-    # waits are all that `bulk` removes.
-    blocks = mode == "off"
-    product = graph.compute(
-        "product", InputGradient(), ("dy", "weight"), (x_full,) if blocks else ()
-    )
+    product = graph.compute("product", InputGradient(), ("dy", "weight"))
     dx = graph.reduce_scatter("scatter", product)
-    dweight = graph.compute("dweight", WeightGradient(), ("dy", x_full), (dx,) if blocks else ())
+    dweight = graph.compute("dweight", WeightGradient(), ("dy", x_full))
     return graph.finish((dx, dweight))
 
 
@@ -122,6 +125,8 @@ def row_backward(name: str, place: Place, mode: Mode) -> Schedule:
         dy_full = graph.all_gather("gather", "dy")
         dx = graph.compute("product", InputGradient(), (dy_full, "weight"))
     dweight = graph.compute("dweight", WeightGradient(), (dy_full, x))
+    if mode == "off":  # whoever reads dx comes behind the wgrad too
+        dx = graph.compute("dx", Same(), (dx,), (dweight,))
     return graph.finish((dx, dweight))
 
 

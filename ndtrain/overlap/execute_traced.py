@@ -3,9 +3,13 @@
     y, = execute_traced(schedule, (x, weight), runtime, axis)
 
 The order of issue of the communication nodes becomes the order that the device keeps; it is the
-same on all ranks (`verify_ranks.py`). A compute node depends on what it reads and on its `after`,
-nothing else: no value is written into another's buffer, because in a graph of values whoever reads
-a part of a buffer depends on everything that was written to it before.
+same on all ranks (`verify_ranks.py`). A node depends on what it reads and on its `after`, nothing
+else: no value is written into another's buffer, because in a graph of values whoever reads a part
+of a buffer depends on everything that was written to it before.
+
+What is only `after` becomes data of the node's first input, at the price of a pass over it. So
+schedules let a communication wait, whose operand torch-xla passes over for its token anyway, or
+compute whose first input is small.
 """
 
 from collections.abc import Sequence
@@ -28,7 +32,7 @@ def execute_traced(
         label = f"{schedule.name}.{node.name}"
         read = [values[name] for name in node.inputs]
         if node.after:
-            read = runtime.trace.tie(read, [values[name] for name in node.after])
+            read[0] = runtime.trace.tie(read[0], [values[name] for name in node.after])
         with runtime.trace.scope(label):
             if isinstance(node, Compute):
                 values[node.name] = node.operation(*read)

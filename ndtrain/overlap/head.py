@@ -89,6 +89,8 @@ class _Head:
         self._tokens, self._place, self._want = tokens, place, want_gradients
         self._loss: str | None = None
         self._dweight: str | None = None
+        # The last that is computed from the former chunk's logits: only then the next ones begin.
+        self._done: tuple[str, ...] = ()
 
     def schedule(self) -> Schedule:
         graph, num_parts = self._graph, self._tokens.num_parts
@@ -125,7 +127,8 @@ class _Head:
         whole = graph.compute(f"dx_{part}", StackTokens(), (x_full, *dx))
         if tokens.num_parts == 1:  # blocking: nothing is left to compute when it travels
             self._add_weight_gradient(product)
-            return graph.reduce_scatter(f"scatter_{part}", whole)
+            assert self._dweight is not None
+            return graph.reduce_scatter(f"scatter_{part}", whole, (self._dweight,))
         scattered = graph.reduce_scatter(f"scatter_{part}", whole)
         self._add_weight_gradient(product)
         return scattered
@@ -136,13 +139,14 @@ class _Head:
         x = graph.compute(f"x_{label}", cut, (x_full,))
         target = graph.compute(f"target_{label}", cut, (targets,))
         weight = graph.compute(f"weight_{label}", cut, (weights,))
-        logits = graph.compute(f"logits_{label}", Linear(), (x, "weight"))
+        logits = graph.compute(f"logits_{label}", Linear(), (x, "weight"), self._done)
         own = graph.compute(f"own_{label}", Statistics(self._place), (logits, target))
         shared = graph.exchange(f"statistics_{label}", own)
         combined = graph.compute(f"combined_{label}", Combine(), (shared,))
         before = () if self._loss is None else (self._loss,)
         self._loss = graph.compute(f"loss_{label}", AddLoss(), (combined, weight, *before))
         if not self._want:
+            self._done = (self._loss,)
             return label, "", x
         gradient = LogitsGradient(self._place)
         dlogits = graph.compute(f"dlogits_{label}", gradient, (logits, target, weight, combined))
@@ -156,6 +160,7 @@ class _Head:
         else:
             added, read = AddWeightGradient(), (self._dweight, dlogits, x)
         self._dweight = self._graph.compute(f"dweight_{label}", added, read)
+        self._done = (f"dx_{label}", self._dweight)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,9 @@ def _ends(schedule: Schedule) -> dict[str, int]:
     places = {node.name: place for place, node in enumerate(schedule.nodes)}
     nodes = {node.name: node for node in schedule.nodes}
     compute = [node.name for node in schedule.nodes if isinstance(node, Compute)]
+    waited = dict(places)  # what a node is only `after` is held until its turn
+    for node in schedule.nodes:
+        waited |= dict.fromkeys(node.after, places[node.name])
 
     def is_done_at(reader: str) -> int:
         if isinstance(nodes[reader], Compute):
@@ -91,6 +94,6 @@ def _ends(schedule: Schedule) -> dict[str, int]:
     return {
         name: end
         if name in schedule.outputs
-        else max([places[name], *(is_done_at(reader) for reader in users[name])])
+        else max([waited[name], *(is_done_at(reader) for reader in users[name])])
         for name in nodes
     }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ndtrain.ops.cost import Cost, CostCounter, nbytes
 from ndtrain.overlap.buffers import placements
-from ndtrain.overlap.operations import Join
+from ndtrain.overlap.operations import Join, Same
 from ndtrain.overlap.schedule import (
     AllGather,
     Communication,
@@ -118,6 +118,8 @@ class _Costing:
             self._values[node.name], self.costs[node.name] = value, cost
 
     def _compute(self, node: Compute, tensors: list[Tensor]) -> tuple[Tensor, NodeCost]:
+        if isinstance(node.operation, Same):  # nothing runs
+            return tensors[0], NodeCost(())
         value, cost = self._run(node, tensors)
         if isinstance(node.operation, Join):
             cost = self._cost_of_join(node, tensors, cost)

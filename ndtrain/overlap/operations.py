@@ -86,6 +86,16 @@ class WeightGradient:
 
 
 @dataclass(frozen=True)
+class Same:
+    """Its input as it is: for a node that makes whoever reads it wait for more."""
+
+    def __call__(self, *tensors: Tensor, out: Tensor | None = None) -> Tensor:
+        (x,) = tensors
+        assert out is None, "it has no buffer of its own"
+        return x
+
+
+@dataclass(frozen=True)
 class Rows:
     """Chunk `index` of `count` equal chunks of the rows: a view."""
 

@@ -8,9 +8,6 @@
 Communications are issued in the order of the schedule, stream by stream, whatever the order in
 which compute is done: all ranks issue the same. Who computes says so before and after; what has to
 be waited for, the schedule alone knows.
-
-On a device that traces, only data is recorded: what a node waits for besides (`after`, in the
-blocking form) is not in the graph.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,6 +53,7 @@ class Unfolding:
                 self._unissued.setdefault(node.stream, []).append(node)
         self._computed: set[str] = set()
         self._made: dict[str, Tensor] = {}
+        self._ends: dict[str, Tensor] = {}  # of what compute has made, the part that came last
         self._pending: dict[str, Pending] = {}
         self._freed: set[str] = set()  # values that nobody needs any more
 
@@ -70,12 +68,16 @@ class Unfolding:
             if dependency not in self._freed and dependency not in self._schedule.inputs:
                 self.value(dependency)
 
-    def done(self, name: str, value: Tensor) -> None:
-        """The compute node `name` has made its value; what waited for it begins."""
+    def done(self, name: str, value: Tensor, end: Tensor | None = None) -> None:
+        """The compute node `name` has made its value; what waited for it begins.
+
+        end: what of the value was made last, if it was made in parts.
+        """
         assert isinstance(self._nodes[name], Compute), name
         assert name not in self._computed, f"{name} was done before"
         self._computed.add(name)
         self._made[name] = value
+        self._ends[name] = value if end is None else end
         self._free(name)
         for waiting in self._unissued.values():
             while waiting and all(self._is_there(other) for other in waiting[-1].dependencies):
@@ -95,12 +97,15 @@ class Unfolding:
     def _free(self, reader: str) -> None:
         for name in self._schedule.last_reads.get(reader, ()):
             self._made.pop(name, None)
+            self._ends.pop(name, None)
             self._pending.pop(name, None)
             self._freed.add(name)
 
     def _issue(self, node: Node) -> None:
         (source,) = node.inputs
         value = self._made[source] if source in self._made else self._pending[source]
+        if self._trace and node.after and self._axis.size > 1:  # alone, nothing travels
+            value = self._trace.tie(ready(value), [self._ends[name] for name in node.after])
         label = f"{self._schedule.name}.{node.name}"
         if node.name in self._means:
             work = _by(self._means[node.name], value, label, node.track)

@@ -70,6 +70,11 @@ class Bucket:
         return flat[member.offset : member.stop].view(member.shape)
 
     @property
+    def late_gradient(self) -> Tensor:
+        """The part of `gradients` that a backward adds to last: a view."""
+        return self.view(self.gradients, self.members[-1])
+
+    @property
     def own_gradient(self) -> Tensor:
         """The reduced gradient of the own range, between reduce-scatter and update."""
         assert self.master.grad is not None

@@ -150,7 +150,8 @@ class BucketTraffic:
     def _completed(self, index: int) -> None:
         assert self._reducing is not None
         self._complete.add(index)
-        self._reducing.done(f"gradients_{index}", self._buckets[index].gradients)
+        bucket = self._buckets[index]
+        self._reducing.done(f"gradients_{index}", bucket.gradients, end=bucket.late_gradient)
 
     def _hook_parameters(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())

@@ -7,6 +7,7 @@ Traced in one process for any number of ranks; nothing runs and nothing has memo
 """
 
 import torch
+from torch import Tensor
 
 from ndtrain.models.qwen3.model import Block
 from ndtrain.models.qwen3.shape import Shape
@@ -72,18 +73,31 @@ def head_lowering(
 ) -> Comparison:
     """The output head with its loss and gradients, which are all made in forward."""
     runtime = trace_xla(rank, tp, 1, shape.num_kv_heads)
+    part, recorded = record_head(shape, sequence_length, batch_size, mode, dtype, runtime)
+    graph = HloGraph.read(hlo_text(recorded))
+    (comparison,) = compare([part], graph, axis_lines(tp, 1)["tensor"])
+    return comparison
+
+
+def record_head(
+    shape: Shape,
+    sequence_length: int,
+    batch_size: int,
+    mode: Mode,
+    dtype: torch.dtype,
+    runtime: Runtime,
+) -> tuple[Part, list[Tensor]]:
+    """(its schedule, loss and gradients), recorded on the runtime's device."""
     head = meta_model(shape, runtime, Modes.all(mode), dtype).head
     assert isinstance(head, VocabularyParallelHead)
     head.to_empty(device=runtime.device)
-    size = (sequence_length // tp, batch_size, shape.hidden_size)
-    x_SBH = torch.empty(size, dtype=dtype, device=runtime.device).requires_grad_()
+    own_rows = sequence_length // runtime.mesh.tensor.size
+    x_SBH = torch.empty(own_rows, batch_size, shape.hidden_size, dtype=dtype, device=runtime.device)
+    x_SBH.requires_grad_()
     tokens_BS = torch.zeros(batch_size, sequence_length, dtype=torch.int64, device=runtime.device)
     loss = head.loss(x_SBH, tokens_BS, tokens_BS.to(torch.float32))
     gradients = torch.autograd.grad(loss, [x_SBH, head.weight])
-    graph = HloGraph.read(hlo_text([loss, *gradients]))
-    part = Part(head.schedule(x_SBH, want_gradients=True))
-    (comparison,) = compare([part], graph, axis_lines(tp, 1)["tensor"])
-    return comparison
+    return Part(head.schedule(x_SBH, want_gradients=True)), [loss, *gradients]
 
 
 def layer_parts(block: Block) -> dict[tuple[str, Pass], Part]:
@@ -110,6 +124,13 @@ def traced_block(shape: Shape, mode: Mode, dtype: torch.dtype, runtime: Runtime)
 def block_hlo(
     block: Block, shape: Shape, sequence_length: int, batch_size: int, runtime: Runtime
 ) -> str:
+    """Forward and backward of the block, as a compiler gets it."""
+    return hlo_text(record_block(block, shape, sequence_length, batch_size, runtime))
+
+
+def record_block(
+    block: Block, shape: Shape, sequence_length: int, batch_size: int, runtime: Runtime
+) -> list[Tensor]:
     """Forward and backward of the block on the runtime's device, batch_size rows at a time."""
     block.to_empty(device=runtime.device)
     dtype = block.mlp.down.weight.dtype
@@ -120,4 +141,4 @@ def block_hlo(
     cos, sin = (table.to(runtime.device) for table in tables)
     y = block(x_SBH.requires_grad_(), (cos, sin), None)
     gradients = torch.autograd.grad(y, [x_SBH, *block.parameters()], torch.empty_like(y))
-    return hlo_text([y, *gradients])
+    return [y, *gradients]

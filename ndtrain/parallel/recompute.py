@@ -8,10 +8,7 @@ large activations, few FLOPs. full: whole blocks, their gathers included. The re
 end of what is run again is not, because recomputation stops at the last tensor that backward needs.
 
 In a traced graph a compiler undoes this: it merges equal instructions, and may run early what is
-ready. So there a recomputation reads its input plus zero times the gradient of its output, behind
-an optimization barrier. A barrier alone is not enough: XLA takes it away before it orders
-instructions (by the buffers that it plans on its CPU device, no memory is saved then). A product
-with zero alone may be dropped where a compiler is allowed to neglect what is not finite.
+ready. So there a recomputation waits for the gradient of its output (`runtime/traced.py`: `tie`).
 """
 
 import functools
@@ -60,7 +57,7 @@ def _recorded(trace: Trace, forward: Callable[..., Tensor], x: Tensor, *shared: 
         if not gradients:
             return forward(x, *shared)
         gradient = gradients.pop()
-        (again,) = trace.tie([waiting(x.detach(), gradient)], after=[gradient])
+        again = trace.tie(x.detach(), after=[gradient])
         return forward(again.requires_grad_(x.requires_grad), *shared)
 
     # Without arguments: for tensors of xla among them torch 2.9 asks for a module `torch.xla`.
@@ -68,11 +65,3 @@ def _recorded(trace: Trace, forward: Callable[..., Tensor], x: Tensor, *shared: 
     if y.requires_grad:
         y.register_hook(gradients.append)
     return y
-
-
-def waiting(x: Tensor, gradient: Tensor) -> Tensor:
-    """x, computed from one element of the gradient too.
-
-    Where that is not finite, neither is what comes of it: such a step is refused anyhow.
-    """
-    return x + 0 * gradient.flatten()[:1].to(x.dtype)

@@ -29,6 +29,8 @@ from ndtrain.runtime.streams import Pending
 # fp32 gradients of one bucket where nothing hides: near the peers' 130 MB (NxD) and 128 MiB
 # (Megatron-Bridge). Behind compute, smaller ones start earlier: `overlap.bucket_megabytes`.
 BLOCKING_BUCKET_BYTES = 128 * 10**6
+# Moves no weight that fp32 tells from 0, and its product with a bias correction is no subnormal.
+SMALLEST_RATE = 1e-30
 
 
 class ShardedAdamW:
@@ -86,7 +88,8 @@ class ShardedAdamW:
         limit = self.clip_norm
         is_clipped = limit is not None and norm > limit
         factor = self._number(limit / norm) if limit is not None and is_clipped else None
-        rate = self._number(lr)
+        device = self.runtime.device
+        rate = lr if device.type == "cpu" else device_rate(lr, device)
 
         def update(index: int) -> None:
             if factor is not None:
@@ -148,7 +151,7 @@ def device_adamw(master: nn.Parameter, settings: Optim, weight_decay: float) -> 
     device = master.device
     adamw = torch.optim.AdamW(
         [master],
-        lr=torch.tensor(settings.lr).to(device),
+        lr=device_rate(settings.lr, device),
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=weight_decay,
@@ -162,6 +165,15 @@ def device_adamw(master: nn.Parameter, settings: Optim, weight_decay: float) -> 
         "exp_avg_sq": zeros.to(device),
     }
     return adamw
+
+
+def device_rate(lr: float, device: torch.device) -> Tensor:
+    """[1], what `device_adamw` calls lr.
+
+    A vector: of a scalar that is 0 or 1 torch-xla makes a constant, and the step is compiled again.
+    Never 0: torch's AdamW divides by the rate there, and where a moment is 0 too, 0 by 0.
+    """
+    return torch.tensor([max(lr, SMALLEST_RATE)]).to(device)
 
 
 def not_finite(norm: float) -> Unhealthy:

@@ -20,6 +20,7 @@ from ndtrain.overlap.modes import BLOCKING, Modes
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.initialize import RandomWeights
 from ndtrain.parallel.recompute import Recompute, recompute
+from ndtrain.parallel.zero import device_rate
 from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.mesh import axis_lines
 from ndtrain.runtime.runtime import Runtime
@@ -96,7 +97,7 @@ class TracedStep:
         optimizer.traffic.arm()
         loss = self.model.loss(tokens_BS, tokens_BS, weights_BS)
         loss.backward()
-        norm = optimizer.record(torch.tensor(1e-3).to(device), loss.detach())
+        norm = optimizer.record(device_rate(1e-3, device), loss.detach())
         left = [loss.detach(), norm]
         for bucket in optimizer.buckets:
             left += [bucket.values, bucket.master, bucket.gradients]

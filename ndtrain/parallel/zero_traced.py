@@ -37,11 +37,15 @@ class TracedAdamW(ShardedAdamW):
             for buffer in (bucket.values, bucket.gradients):
                 buffer.copy_(buffer.clone())
 
+    def late_gradients(self) -> list[Tensor]:
+        """Of each bucket; who reads them waits for backward. Not to be kept until the step runs."""
+        return [bucket.late_gradient for bucket in self.buckets]
+
     @torch.no_grad()
     def record(self, lr: Tensor, loss: Tensor) -> Tensor:
         """The update; returns the global L2 norm [1] of the gradient before clipping.
 
-        lr: fp32 scalar on the device. loss: of this rank, any shape; not finite, the norm is not.
+        lr: `zero.device_rate`. loss: of this rank, any shape; not finite, the norm is not.
         Collective over the mesh.
         """
         self.traffic.reduce()

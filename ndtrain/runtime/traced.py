@@ -23,8 +23,13 @@ class Trace(Protocol):
         """Instructions recorded inside carry the name where the graph keeps names."""
         ...
 
-    def tie(self, tensors: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors' values as new tensors that also depend on everything in `after`."""
+    def tie(self, x: Tensor, after: Sequence[Tensor]) -> Tensor:
+        """The value of x, computed from the first element of each of `after` too; all floating.
+
+        It stays so when a compiler has simplified the graph. The same bits; where one of those
+        elements is not finite, all of it is not: they have to be of what the step is refused for.
+        One pass over x, which a compiler may join with the instruction that reads it.
+        """
         ...
 
     def run(self, name: str, note: Callable[[str], None]) -> None:

@@ -102,11 +102,18 @@ class XlaTrace:
     def scope(self, name: str) -> AbstractContextManager[None]:
         return self._profiler.Trace(name) if self._has_scopes else nullcontext()
 
-    def tie(self, tensors: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
-        # The barrier works in place; other readers of the tensors must not wait with this one.
-        tied = [x.clone() for x in (*tensors, *after)]
+    def tie(self, x: Tensor, after: Sequence[Tensor]) -> Tensor:
+        # A barrier alone is gone when XLA orders instructions (it takes barriers away before); a
+        # product with zero alone may be dropped where a compiler may neglect what is not finite.
+        assert x.is_floating_point()
+        assert all(one.is_floating_point() for one in after), "0 times an integer is 0"
+        # The barrier works in place; other readers of x must not wait with this one.
+        tied = [x.clone(), *(one.flatten()[:1].clone() for one in after)]
         self._xla.optimization_barrier_(tied)
-        return tied[: len(tensors)]
+        x, *elements = tied
+        # Times one, not plus zero: that would make +0 of -0.
+        one = 1 + sum((0 * element).to(x.dtype) for element in elements)
+        return x * one
 
     def run(self, name: str, note: Note) -> None:
         self._watch.run(name, note)

@@ -81,7 +81,7 @@ def order_without(schedule: Schedule, reader: str, name: str) -> tuple[Order, di
 def test_the_verifier_catches_each_dependency_that_is_deleted(operation, mode, size):
     """One at a time. What the order of a stream implies anyway is caught when that is changed.
 
-    An `after` is no data: without it `off` overlaps, which is what it must not do.
+    An `after` is no data: without it a blocking form overlaps, which is what it must not do.
     """
     schedule = build(operation, mode, size, 1)
     inputs = {(node.name, name) for node in schedule.nodes for name in node.inputs}
@@ -95,8 +95,7 @@ def test_the_verifier_catches_each_dependency_that_is_deleted(operation, mode, s
         elif (reader, name) in inputs:
             assert f"`{reader}` may read `{name}` before it is made" in problems
         else:
-            assert Order(schedule).concurrent() == []
-            assert order.concurrent() != []
+            assert set(order.concurrent()) > set(Order(schedule).concurrent())
 
 
 def moved_before(schedule: Schedule, name: str, reader: str) -> list[str]:
@@ -128,7 +127,7 @@ def test_results_show_each_wait_for_a_communication_that_is_left_out(size):
     """The mutant reads memory as it is; seed 2 delays communication alone."""
     edges = waits_for_communication(size)
     # Compute waits for no communication, or for none that its stream did not wait for before.
-    free = {("matmul_scatter", "off"), ("matmul_scatter", "bulk"), ("column_backward", "off")}
+    free = {("matmul_scatter", "off"), ("matmul_scatter", "bulk")}
     assert {edge[:2] for edge in edges} == {*ALL_SCHEDULES} - free
     for caught in ranks(size).run(run_mutants, size, edges, [2]):
         assert [edge for edge, is_caught in caught.items() if not is_caught] == []

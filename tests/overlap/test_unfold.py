@@ -65,7 +65,6 @@ def hidden_pairs() -> list[tuple[str, str]]:
 def shake_hands(
     pair: tuple[str, str],
     timeout_s: float,
-    in_background: bool = True,
     stream: type[Told] = Told,
 ) -> None:
     """The communication ends when the compute has begun, or never."""
@@ -81,7 +80,7 @@ def shake_hands(
             has_begun.set()
 
     runtime = lone(SIZE, RANK, before, before_compute, stream)
-    unfold(bucket_schedule(BUCKET_ORDER, in_background, BUCKET_WORK), runtime)
+    unfold(bucket_schedule(BUCKET_ORDER, True, BUCKET_WORK), runtime)
 
 
 @pytest.mark.parametrize("pair", hidden_pairs())
@@ -90,18 +89,16 @@ def test_buckets_travel_while_the_next_one_computes(pair):
 
 
 @pytest.mark.parametrize("pair", hidden_pairs())
-@pytest.mark.parametrize(("in_background", "stream"), [(False, Told), (True, Blocking)])
-def test_blocking_buckets_fail_the_handshake(pair, in_background, stream):
-    """The mutants: the blocking schedule, and streams that wait for what they are given.
-
-    Blocking, gradients are reduced when all are there: no later ones are left to begin.
-    """
-    if not in_background and pair[0].startswith("scatter"):
-        order = Order(bucket_schedule(BUCKET_ORDER, in_background))
-        assert order.before(pair[1], pair[0])
-        return
+def test_blocking_streams_fail_the_handshake(pair):
+    """The mutant: streams that wait for what they are given."""
     with pytest.raises(StreamError, match=f"buckets.{pair[0]} failed: no compute beside it"):
-        shake_hands(pair, SHORT_S, in_background, stream)
+        shake_hands(pair, SHORT_S, Blocking)
+
+
+@pytest.mark.parametrize("pair", hidden_pairs())
+def test_in_the_blocking_form_no_later_bucket_is_left_to_compute(pair):
+    moved, computed = pair
+    assert Order(bucket_schedule(BUCKET_ORDER, in_background=False)).before(computed, moved)
 
 
 def test_compute_out_of_the_order_of_the_schedule_is_an_error():

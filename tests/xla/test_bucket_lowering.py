@@ -16,7 +16,7 @@ from ndtrain.parallel.data_parallel import BucketTraffic
 from ndtrain.parallel.zero_hlo import TracedStep, bucket_lowering, narrow
 from ndtrain.runtime.mesh import axis_lines
 from ndtrain.runtime.runtime import Runtime
-from ndtrain.runtime.xla import XlaTransport, trace_xla
+from ndtrain.runtime.xla import XlaTrace, XlaTransport, trace_xla
 from tests.xla.small_run import SHAPE
 
 LAYOUTS = [(1, 2), (1, 4), (2, 2), (4, 2)]  # with 2 key/value heads tp=4 shares each
@@ -65,11 +65,18 @@ def test_the_harness_of_the_mutants_finds_nothing_without_one() -> None:
     assert compared().problems == []
 
 
-def test_a_blocking_form_that_does_not_block_is_found() -> None:
-    """A traced step records data alone, so the blocking schedule is not what its graph says."""
+def test_the_blocking_form_leaves_nothing_free() -> None:
+    found = compared(in_background=False)
+    assert found.problems == []
+    assert found.num_free == 0
+
+
+def test_a_blocking_form_that_does_not_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: what is no data is not in the graph."""
+    monkeypatch.setattr(XlaTrace, "tie", lambda self, x, after: x)
     problems = compared(in_background=False).problems
     assert any("`scatter_0` does not wait for `gradients_" in problem for problem in problems)
-    assert any("does not wait for `gather_" in problem for problem in problems)
+    assert any("`gather_1` does not wait for `update_0`" in problem for problem in problems)
 
 
 def test_gradients_that_wait_for_a_reduction_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +90,7 @@ def test_gradients_that_wait_for_a_reduction_are_found(monkeypatch: pytest.Monke
         assert self._reducing is not None
         reduced, trace = self._reducing.value("scatter_0"), self._runtime.trace
         assert trace is not None
-        (tied,) = trace.tie([self._buckets[1].gradients], [reduced])
+        tied = trace.tie(self._buckets[1].gradients, [reduced])
         self._buckets[1].gradients.copy_(tied)
 
     monkeypatch.setattr(BucketTraffic, "_completed", tying)
@@ -115,8 +122,8 @@ def test_a_weight_that_is_gathered_before_its_update_is_found(
 ) -> None:
     done = Unfolding.done
 
-    def stale(self: Unfolding, name: str, value) -> None:  # type: ignore[no-untyped-def]
-        done(self, name, value.new_zeros(value.shape) if name == "update_1" else value)
+    def stale(self: Unfolding, name: str, value, end=None) -> None:  # type: ignore[no-untyped-def]
+        done(self, name, value.new_zeros(value.shape) if name == "update_1" else value, end)
 
     monkeypatch.setattr(Unfolding, "done", stale)
     problems = compared().problems

@@ -57,6 +57,8 @@ def test_the_graph_of_every_rank_says_what_the_schedules_say(tp: int, mode: Mode
         for where, comparison in found.items():
             assert comparison.problems == [], (rank, where)
             assert comparison.num_pairs > 0
+            if mode == "off":
+                assert comparison.num_free == 0
 
 
 @pytest.mark.parametrize("mode", ["off", "bulk", "chunk"])
@@ -69,6 +71,7 @@ def test_the_graph_of_the_head_says_what_its_schedule_says(tp: int, mode: Mode) 
         assert found.num_pairs == (6 * 6 if mode == "chunk" else 3 * 3)
         given_up = {moved for moved, _ in found.given_up}
         assert given_up == ({"gather_1", "scatter_0"} if mode == "chunk" else set())
+        assert (found.num_free > 0) == (mode == "chunk")
 
 
 @pytest.mark.parametrize("mode", ["bulk", "chunk", "ring", "ring2"])
@@ -158,11 +161,11 @@ def test_one_needless_dependency_is_found_where_it_is() -> None:
 
 
 def test_a_lost_dependency_is_found() -> None:
-    """The blocking form's order, dropped: a product that no longer waits for the gather."""
-    found = problems(2, "off", change("qkv", "product", after=()))
+    """The blocking form's order, dropped: a gather that no longer waits for the product."""
+    found = problems(2, "off", change("qkv", "gather", after=()))
     label = "layers.0.attention.qkv.backward"
     assert found["qkv", "backward"] == [
-        f"in the graph `{label}.product` does not wait for `{label}.gather`, in the schedule it"
+        f"in the graph `{label}.gather` does not wait for `{label}.product`, in the schedule it"
     ]
 
 

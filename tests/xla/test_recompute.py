@@ -6,7 +6,6 @@ depends on the gradient of its module's output is no copy of the forward, and ca
 
 import gc
 import weakref
-from collections.abc import Sequence
 
 import pytest
 from torch import Tensor
@@ -16,7 +15,6 @@ pytest.importorskip("torch_xla", reason="torch-xla is not installed")
 from ndtrain.models.qwen3.model import AttentionCore, Block
 from ndtrain.overlap.hlo import HloGraph, Instruction
 from ndtrain.overlap.modes import Modes
-from ndtrain.parallel import recompute as recompute_module
 from ndtrain.parallel.recompute import Recompute
 from ndtrain.parallel.zero_hlo import TracedStep, narrow
 from ndtrain.runtime.xla import XlaTrace, hlo_text, trace_xla
@@ -110,27 +108,8 @@ def test_selective_runs_the_attention_core_again_and_no_collective(tp: int) -> N
         assert late_in_core(again, layer) == 7
 
 
-def copies(self: XlaTrace, tensors: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
-    return [x.clone() for x in tensors]
-
-
-def at_once(x: Tensor, gradient: Tensor) -> Tensor:
-    return x
-
-
-def test_either_of_barrier_and_product_makes_it_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert num(graph(1, "full"), "opt-barrier") == len(LAYERS)
-    with monkeypatch.context() as patched:
-        patched.setattr(XlaTrace, "tie", copies)
-        assert early(graph(1, "full")) == set()
-        assert [late_in_core(graph(1, "selective"), layer) for layer in LAYERS] == [7, 7]
-    monkeypatch.setattr(recompute_module, "waiting", at_once)
-    assert early(graph(1, "full")) == set()
-
-
-def test_without_both_all_of_it_is_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(XlaTrace, "tie", copies)
-    monkeypatch.setattr(recompute_module, "waiting", at_once)
+def test_without_waiting_all_of_it_is_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(XlaTrace, "tie", lambda self, x, after: x.clone())
     assert early(graph(1, "full")) == {
         f"layers.{layer}.{name}" for layer in LAYERS for name in AGAIN
     }

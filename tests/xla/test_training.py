@@ -13,12 +13,15 @@ import torch
 pytest.importorskip("torch_xla", reason="torch-xla is not installed")
 
 from ndtrain.parallel.recompute import Recompute
+from ndtrain.parallel.zero import device_adamw, device_rate
 from ndtrain.parallel.zero_traced import TracedAdamW
 from ndtrain.runtime.start_xla import start_xla
+from ndtrain.runtime.xla import XlaTrace
 from tests.parallel.small import SHAPE
 from tests.rank_pool import ranks
 from tests.xla.small_run import (
     LEARNING_RATE,
+    OPTIM,
     Curve,
     start,
     step_of,
@@ -70,6 +73,28 @@ def test_nothing_is_compiled_after_the_second_step() -> None:
     compiled = [note for note in one_rank().notes if note.startswith("compiled the training step")]
     assert len(compiled) <= 2  # none, where an earlier test of this process had the same graph
     assert not [note for note in one_rank().notes if note.startswith("warning")]
+
+
+def test_a_rate_of_zero_or_one_is_no_other_graph() -> None:
+    """torch-xla makes a constant of a scalar that is 0 or 1."""
+    small = start(start_xla(1, 1, SHAPE.num_kv_heads))
+    trace, counts = small.runtime.trace, []
+    assert isinstance(trace, XlaTrace)
+    for step, lr in enumerate([LEARNING_RATE, LEARNING_RATE, 0.0, 1e-5, 1.0, 0.0]):
+        assert step_of(small, step, lr, lambda text: None).refusal is None
+        counts.append(trace.num_compilations())
+    assert counts[2:] == [counts[1]] * 4
+
+
+def test_a_rate_of_zero_leaves_what_has_no_gradient_as_it_is() -> None:
+    """torch's AdamW divides by the rate on a device; rows of an embedding may have no gradient."""
+    device = start_xla(1, 1, SHAPE.num_kv_heads).device
+    master = torch.nn.Parameter(torch.tensor([0.5, 0.0]).to(device))
+    adamw = device_adamw(master, OPTIM, weight_decay=0.1)
+    adamw.param_groups[0]["lr"] = device_rate(0.0, device)
+    master.grad = torch.zeros_like(master)
+    adamw.step()
+    assert master.tolist() == [0.5, 0.0]
 
 
 @pytest.mark.parametrize(("tp", "dp", "mode"), [(2, 1, "ring"), (2, 2, "chunk"), (1, 2, "off")])
