@@ -94,7 +94,7 @@ def test_nodes_that_publish_at_once_leave_one_whole_copy_of_each(tmp_path: Path)
             for file in range(num_files):
                 path = tmp_path / f"node{node}" / ENTRY.format(number) / f"part{file}"
                 path.write_text(str(node))
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     with context.Pool(num_nodes) as pool:
         tasks = [
             pool.apply_async(publish_all, (tmp_path / f"node{node}", shared, tmp_path / "start"))
