@@ -88,3 +88,13 @@ def test_transformers_loads_the_exported_folder(quickstart) -> None:
 def test_a_sample_is_printed(quickstart) -> None:
     sample = quickstart[0].partition("== a sample ==")[2].partition("== export ==")[0]
     assert len(sample.strip()) > 10
+
+
+def test_what_it_says_to_try_next_runs(quickstart) -> None:
+    commands = quickstart[0].rpartition("\nNext:")[2].split("\n")
+    commands = [command.split() for command in commands if command.strip()]
+    assert len(commands) == 2
+    for command in commands:
+        dry = [*command, "--dry-run"] if "train" in command else command
+        done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
