@@ -38,6 +38,11 @@ def overlaps_data(config: Config, dp: int) -> bool:
     return dp > 1 and data_form(config) == "on"
 
 
+def must_hide_buckets(config: Config, dp: int) -> bool:
+    """Whether that was asked for: what `auto` comes to may be too little to hide."""
+    return config.overlap.data_parallel == "on" and overlaps_data(config, dp)
+
+
 def overlaps_tensor(config: Config) -> bool:
     """Whether the collectives of parallel linears do."""
     if config.parallel.tp == 1 or config.overlap.mode == "serial":

@@ -1,6 +1,6 @@
 """What overlap did, step by step and in the whole run; an overlap that hides nothing ends it.
 
-overlap = overlap_report(decision, config.overlap.data_parallel, optimizer)
+overlap = overlap_report(config, decision, optimizer)
 row = overlap.row(spans)                    # of this rank, for an all-gather
 record["overlap"] = overlap.record(mean)    # of the ranks' mean row; raises UserError
 overlap.summary()                           # lines for people, at the end of the run
@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
+from ndtrain.config.overlapping import must_hide_buckets
+from ndtrain.config.schema import Config
 from ndtrain.core.errors import UserError
 from ndtrain.core.spans import Span, SpanRecorder
 from ndtrain.observe.overlap_figures import (
@@ -81,28 +83,26 @@ def are_counted(tallies: Tallies) -> bool:
     return not math.isnan(tallies[STEP].arrived_bytes)
 
 
-def checks_of(decision: Decision, data_parallel: str, dp: int) -> list[OverlapCheck]:
-    """For the overlap that was decided or asked for. data_parallel: of the configuration."""
+def checks_of(decision: Decision, buckets_must_hide: bool) -> list[OverlapCheck]:
+    """For the overlap that was decided or asked for."""
     checks = []
     chosen = [name for name in LINEARS if name in decision.overlapped]
     if chosen:
         besides = " and no other form of an operation"
         checks.append(OverlapCheck("overlap.mode", chosen, besides))
-    if data_parallel == "on" and dp > 1:
+    if buckets_must_hide:
         checks.append(OverlapCheck("overlap.data_parallel", BUCKETS))
     return checks
 
 
-def overlap_report(
-    decision: Decision, data_parallel: str, optimizer: ShardedAdamW
-) -> "OverlapReport":
-    """Of a run that is about to train. data_parallel: of the configuration."""
+def overlap_report(config: Config, decision: Decision, optimizer: ShardedAdamW) -> "OverlapReport":
+    """Of a run that is about to train."""
     extra_bytes = {"gradient_buckets": optimizer.traffic.extra_bytes}
     for choice in decision.choices:  # forward and backward take turns
         known = extra_bytes.get(choice.operation, 0)
         extra_bytes[choice.operation] = max(known, choice.extra_bytes)
     runtime = optimizer.runtime
-    checks = checks_of(decision, data_parallel, runtime.mesh.data.size)
+    checks = checks_of(decision, must_hide_buckets(config, runtime.mesh.data.size))
     is_cheap = runtime.mesh.world.size <= MOST_RANKS
     return OverlapReport(extra_bytes, checks, runtime.spans if is_cheap else None)
 

@@ -214,9 +214,7 @@ def _report(training: Training, directory: RunDirectory, sinks: list[Sink], star
     overlap = None
     peak, whose = _peak(training)
     if runtime.has_times:  # else only the device knows what ran beside what
-        overlap = overlap_report(
-            training.decision, config.overlap.data_parallel, training.optimizer
-        )
+        overlap = overlap_report(config, training.decision, training.optimizer)
     runtime.collectives.barrier(runtime.mesh.world, "clock")
     origin_ns = time.perf_counter_ns()
     runtime.spans.drain()

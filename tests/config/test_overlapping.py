@@ -3,7 +3,7 @@
 import pytest
 
 from ndtrain.config.load import load
-from ndtrain.config.overlapping import OPERATIONS, data_form, forms, overlaps
+from ndtrain.config.overlapping import OPERATIONS, data_form, forms, must_hide_buckets, overlaps
 from ndtrain.overlap.modes import OPERATIONS as SCHEDULED
 
 
@@ -50,6 +50,21 @@ def test_what_overlaps(overrides: list[str], dp: int, expected: bool) -> None:
 def test_buckets_follow_the_mode_unless_they_have_their_own(mode, own, expected) -> None:
     config = load("tiny", [f"overlap.mode='{mode}'", f"overlap.data_parallel='{own}'"]).config
     assert data_form(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "dp", "expected"),
+    [
+        ("auto", "on", 2, True),
+        ("off", "on", 2, True),
+        ("auto", "on", 1, False),
+        ("auto", "auto", 2, False),
+        ("serial", "on", 2, False),
+    ],
+)
+def test_buckets_must_hide_that_were_asked_to_and_may(mode, own, dp, expected) -> None:
+    config = load("tiny", [f"overlap.mode='{mode}'", f"overlap.data_parallel='{own}'"]).config
+    assert must_hide_buckets(config, dp) is expected
 
 
 def test_an_operation_s_own_form_is_named_by_its_key() -> None:

@@ -27,8 +27,8 @@ def moving(hidden_bytes: float) -> Tally:
     )
 
 
-def report(decision: Decision, data_parallel: str = "auto", dp: int = 1) -> OverlapReport:
-    return OverlapReport({"qkv": 5_000_000}, checks_of(decision, data_parallel, dp))
+def report(decision: Decision, buckets_must_hide: bool = False) -> OverlapReport:
+    return OverlapReport({"qkv": 5_000_000}, checks_of(decision, buckets_must_hide))
 
 
 def test_nothing_hidden_is_an_error() -> None:
@@ -51,7 +51,7 @@ def test_one_hidden_byte_is_enough_and_later_steps_are_not_judged() -> None:
 
 def test_what_runs_one_node_at_a_time_need_not_hide() -> None:
     serial = Choice("qkv", "forward", "ring", serial=True)
-    assert checks_of(Decision((serial,)), "auto", 1) == []
+    assert checks_of(Decision((serial,)), buckets_must_hide=False) == []
     assert Decision((serial, *RING.choices)).overlapped == {"qkv"}
 
 
@@ -62,7 +62,7 @@ COUNTED = 3 * 2**20  # sent in a step: enough to be judged by what arrives
 def test_transfers_under_way_that_bring_nothing_are_not_active(
     arrived: float, is_active: bool
 ) -> None:
-    (check,) = checks_of(RING, "auto", 1)
+    (check,) = checks_of(RING, buckets_must_hide=False)
     step = Tally(comm_bytes=COUNTED, arrived_bytes=arrived * COUNTED)
     tallies = dict.fromkeys(OPERATIONS, Tally()) | {"qkv": moving(1000), STEP: step}
     unknown = tallies | {STEP: replace(step, arrived_bytes=math.nan)}
@@ -77,7 +77,7 @@ def test_transfers_under_way_that_bring_nothing_are_not_active(
 
 def test_arrivals_are_counted_until_it_is_judged() -> None:
     spans = SpanRecorder()
-    overlap = OverlapReport({}, checks_of(RING, "auto", 1), spans)
+    overlap = OverlapReport({}, checks_of(RING, buckets_must_hide=False), spans)
     counts = []
     for _ in range(CHECKED_STEPS + 1):
         step = [
@@ -96,13 +96,12 @@ def test_arrivals_are_counted_until_it_is_judged() -> None:
 
 
 def test_buckets_that_were_asked_to_hide_must() -> None:
-    overlap = report(BLOCKING, data_parallel="on", dp=2)
+    overlap = report(BLOCKING, buckets_must_hide=True)
     for _ in range(CHECKED_STEPS - 1):
         overlap.record(row(gradient_buckets=moving(0)))
     with pytest.raises(UserError, match=r"overlap\.data_parallel"):
         overlap.record(row(gradient_buckets=moving(0)))
-    assert checks_of(BLOCKING, "auto", 2) == []
-    assert checks_of(BLOCKING, "on", 1) == []
+    assert checks_of(BLOCKING, buckets_must_hide=False) == []
 
 
 def test_the_summary_is_the_mean_of_all_steps_but_the_first() -> None:
