@@ -16,7 +16,6 @@ import os
 import secrets
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from ndtrain.config.schema import Config
 from ndtrain.core.atomic import fsync_folder
+from ndtrain.core.repeat import repeating
 from ndtrain.runtime.cache_owner import cache_owner
 from ndtrain.runtime.graph_cache import RECORDS, cache_folder, finished
 
@@ -44,20 +44,15 @@ def shared_cache(config: Config, local_rank: int, environment: Mapping[str, str]
         return
     target = Path(shared).expanduser()
     _copy_and_tell(target, own)
-    ends = threading.Event()
 
     def publish() -> None:
-        while not ends.wait(PUBLISH_EVERY_S):
-            _copy_and_tell(own, target)
-
-    thread = threading.Thread(target=publish, name="compile cache", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ends.set()
-        thread.join()
         _copy_and_tell(own, target)
+
+    try:
+        with repeating(publish, PUBLISH_EVERY_S, "compile cache"):
+            yield
+    finally:
+        publish()
 
 
 def _own_folder(config: Config, environment: Mapping[str, str]) -> Path | None:

@@ -73,9 +73,9 @@ class OverlapCheck:
 
     @property
     def _is_active(self) -> bool:
-        if self._sent_bytes >= TELLING_BYTES * max(1, self._num_counted):
-            return self._hidden_bytes > 0 and self._arrived_bytes > HEADERS * self._sent_bytes
-        return self._hidden_bytes > 0
+        is_telling = self._sent_bytes >= TELLING_BYTES * max(1, self._num_counted)
+        has_arrived = not is_telling or self._arrived_bytes > HEADERS * self._sent_bytes
+        return self._hidden_bytes > 0 and has_arrived
 
 
 def are_counted(tallies: Tallies) -> bool:
@@ -150,9 +150,9 @@ class OverlapReport:
 
     def _count_arrivals(self) -> None:
         """From the end of the first step, when all connections are there, until it is judged."""
-        if self._spans is None or not self._checks or not can_count_arrivals():
+        if self._spans is None or not self._checks:
             return
-        if self._num_steps == 1:
+        if self._num_steps == 1 and can_count_arrivals():
             self._arrivals = Arrivals()
             self._spans.arrived = self._arrivals.count
         elif self._num_steps == CHECKED_STEPS and self._arrivals is not None:

@@ -10,6 +10,7 @@ from ndtrain.core.spans import Span, SpanRecorder
 from ndtrain.observe.overlap_figures import OPERATIONS, STEP, Tally
 from ndtrain.overlap.gate import Choice, Decision
 from ndtrain.runtime.arrivals import can_count_arrivals
+from ndtrain.train import overlap_report
 from ndtrain.train.overlap_report import CHECKED_STEPS, OverlapReport, checks_of
 
 RING = Decision((Choice("qkv", "forward", "ring"), Choice("o", "forward", "off")))
@@ -93,6 +94,15 @@ def test_arrivals_are_counted_until_it_is_judged() -> None:
     idle = SpanRecorder()
     OverlapReport({}, [], idle).record(row())
     assert idle.arrived is None
+
+
+def test_whether_the_kernel_counts_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(overlap_report, "can_count_arrivals", lambda: bool(tried.append(1)))
+    overlap = OverlapReport({}, checks_of(RING, buckets_must_hide=False), SpanRecorder())
+    for _ in range(2 * CHECKED_STEPS):
+        overlap.record(row(qkv=moving(1)))
+    assert len(tried) == 1
 
 
 def test_buckets_that_were_asked_to_hide_must() -> None:
