@@ -18,8 +18,9 @@ from ndtrain.overlap.collective_matmul import (
     matmul_scatter,
     row_backward,
 )
+from ndtrain.overlap.early import Between, joined
 from ndtrain.overlap.head import HeadTokens, head_schedule
-from ndtrain.overlap.modes import Pass
+from ndtrain.overlap.modes import BEHIND, Pass
 from ndtrain.overlap.schedule import Schedule
 from ndtrain.runtime.place import Place, TracedPlace
 
@@ -69,6 +70,21 @@ def candidate(
     x, weight, *_ = meta_inputs(operation, when, sizes, dtype)
     tokens = HeadTokens.of(x, weight, sizes.num_ranks, mode)
     return head_schedule(operation, tokens, place, want_gradients=True)
+
+
+def pair(
+    column: str, modes: tuple[Mode, Mode], sizes: Sizes, dtype: torch.dtype
+) -> tuple[Schedule, list[Tensor]]:
+    """The backward of a column-parallel operation and of the row behind it, and their inputs.
+
+    modes: of the row, and of the column, which has a head start in the row's (`early.py`).
+    """
+    row, (row_mode, column_mode) = BEHIND[column], modes
+    first = candidate(row, "backward", row_mode, sizes, dtype)
+    second = candidate(column, "backward", column_mode, sizes, dtype)
+    inputs = [*meta_inputs(row, "backward", sizes, dtype)]
+    inputs += meta_inputs(column, "backward", sizes, dtype)[1:]
+    return joined(first, second, Between(sizes.widths[column])), inputs
 
 
 def meta_inputs(operation: str, when: Pass, sizes: Sizes, dtype: torch.dtype) -> list[Tensor]:

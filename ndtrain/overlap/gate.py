@@ -18,10 +18,10 @@ import torch
 
 from ndtrain.config.schema import Overlap
 from ndtrain.core.errors import UserError
-from ndtrain.overlap.candidates import CANDIDATES, Sizes, candidate, meta_inputs
+from ndtrain.overlap.candidates import CANDIDATES, Sizes, candidate, meta_inputs, pair
 from ndtrain.overlap.collective_matmul import DIVIDES, HALVES, MODES, NUM_CHUNKS, Mode
 from ndtrain.overlap.memory import extra_bytes
-from ndtrain.overlap.modes import OPERATIONS, Modes, Pass
+from ndtrain.overlap.modes import BEHIND, OPERATIONS, Modes, Pass
 from ndtrain.overlap.node_cost import Figures
 from ndtrain.overlap.schedule import Schedule
 from ndtrain.overlap.timeline import simulate
@@ -35,7 +35,8 @@ class Choice:
     """One operation's form. Milliseconds are predicted; None where nothing was weighed.
 
     extra_bytes: held above the blocking form. too_large: forms that exceeded the limit of memory.
-    serial: it runs one node at a time, and takes longer than predicted.
+    serial: it runs one node at a time, and takes longer than predicted. early: it begins in the
+    backward of the row-parallel product behind it (`early.py`); its predicted time does without.
     """
 
     operation: str
@@ -46,9 +47,14 @@ class Choice:
     extra_bytes: int = 0
     too_large: tuple[Mode, ...] = ()
     serial: bool = False
+    early: bool = False
 
     def line(self) -> str:
-        how = f"{self.mode}, one node at a time" if self.serial else self.mode
+        how: str = self.mode
+        if self.early:
+            how += f", begun in {BEHIND[self.operation]}'s"
+        if self.serial:
+            how += ", one node at a time"
         return f"overlap: {self.operation} {self.when}: {how}{self._why()}{self._memory()}"
 
     def _why(self) -> str:
@@ -73,7 +79,8 @@ class Decision:
     @property
     def modes(self) -> Modes:
         by_operation = {(c.operation, c.when): c.mode for c in self.choices}
-        return Modes(by_operation, frozenset(c.operation for c in self.choices if c.serial))
+        serial = frozenset(c.operation for c in self.choices if c.serial)
+        return Modes(by_operation, serial, frozenset(c.operation for c in self.choices if c.early))
 
     @property
     def overlapped(self) -> set[str]:
@@ -134,7 +141,27 @@ def decide(
             _refuse_uneven(operation, asked, sizes)
             choice = weighed.follow(_possible(operation, asked))
         choices.append(replace(choice, serial="serial" in (asked, settings.mode)))
+    if sizes.num_ranks > 1 and not places_are_data:
+        choices = _with_head_starts(choices, sizes, dtype, _limit(settings))
     return Decision(tuple(choices))
+
+
+def _with_head_starts(
+    choices: list[Choice], sizes: Sizes, dtype: torch.dtype, limit: float
+) -> list[Choice]:
+    """Every backward that can has one: it moves the same bytes, and holds them a little longer."""
+    found = {(choice.operation, choice.when): choice for choice in choices}
+    for column, row in BEHIND.items():
+        first, second = found[row, "backward"], found[column, "backward"]
+        if "off" in (first.mode, second.mode) or first.serial != second.serial:
+            continue
+        whole, inputs = pair(column, (first.mode, second.mode), sizes, dtype)
+        blocking, _ = pair(column, ("off", "off"), sizes, dtype)
+        extra = extra_bytes(whole, blocking, inputs, sizes.num_ranks)
+        if extra <= limit:
+            extra = max(extra, second.extra_bytes)
+            found[column, "backward"] = replace(second, early=True, extra_bytes=extra)
+    return list(found.values())
 
 
 def _asked(settings: Overlap, operation: str) -> Any:

@@ -30,7 +30,10 @@ class TimelineSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """Predicted spans of one schedule or of several, in order of start."""
+    """Predicted spans of one schedule or of several, in order of start.
+
+    What begins before zero had a head start: until zero it moves beside what stands in front.
+    """
 
     spans: tuple[TimelineSpan, ...]
 
@@ -58,6 +61,7 @@ class Timeline:
         exposed: list[tuple[float, float]] = []
         computing = _union(s for s in self.spans if s.stream == Stream.COMPUTE)
         for start_s, stop_s in _union(s for s in self.spans if s.stream != Stream.COMPUTE):
+            start_s = max(start_s, 0.0)
             for busy_from_s, busy_to_s in computing:
                 if busy_to_s <= start_s or busy_from_s >= stop_s:
                     continue

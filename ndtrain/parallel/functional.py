@@ -31,7 +31,7 @@ def all_gather_matmul(
     do not fit.
     """
     _check(x, weight, mode, name, own_rows=x.shape[0])
-    return column_product(x, weight, column_plan(name, runtime, mode, mode))
+    return column_product(x, weight, column_plan(name, runtime, mode, mode, early=mode != "off"))
 
 
 def matmul_reduce_scatter(
@@ -51,7 +51,7 @@ def matmul_reduce_scatter(
             f"{x.shape[0]} rows cannot be divided by {num_ranks} ranks", name, "pad the sequence"
         )
     _check(x, weight, mode, name, own_rows=x.shape[0] // num_ranks)
-    return row_product(x, weight, row_plan(name, runtime, mode, mode))
+    return row_product(x, weight, row_plan(name, runtime, mode, mode, early=mode != "off"))
 
 
 def _check(x: Tensor, weight: Tensor, mode: str, name: str, own_rows: int) -> None:

@@ -5,6 +5,7 @@ linears["qkv"].plan.forward                       # the Schedule of rank 3
 layer_problems(shape, 4096, 1, 8, "ring", dtype)  # {("qkv", "forward"): [], ...}
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,9 @@ import torch
 from ndtrain.models.qwen3.model import Block, Qwen3
 from ndtrain.models.qwen3.shape import Shape
 from ndtrain.overlap.collective_matmul import Mode
-from ndtrain.overlap.modes import PASSES, Modes, Pass
+from ndtrain.overlap.early import Between, joined
+from ndtrain.overlap.modes import BEHIND, PASSES, Modes, Pass
+from ndtrain.overlap.schedule import Schedule
 from ndtrain.overlap.verify import verify
 from ndtrain.parallel.apply import parallelize
 from ndtrain.parallel.linear import ColumnParallelLinear, RowParallelLinear
@@ -71,7 +74,23 @@ def layer_problems(
             found = _wrong_shapes(linear, sequence_length, batch_size, tp)
             for when in PASSES:
                 problems[name, when] += found[when]
+    for column in BEHIND:
+        if not problems[column, "backward"]:
+            problems[column, "backward"] += _head_start_problems(ranks, column)
     return problems
+
+
+def _head_start_problems(ranks: Sequence[dict[str, ParallelLinear]], column: str) -> list[str]:
+    """Of a column's backward that begins in the one behind it: of both as one schedule."""
+    if not ranks[0][column].plan.early:
+        return []
+
+    def schedule(rank: int) -> Schedule:
+        first, second = ranks[rank][BEHIND[column]], ranks[rank][column]
+        between = Between(second.weight.shape[0])
+        return joined(first.plan.backward, second.plan.backward, between)
+
+    return verify(schedule, len(ranks))
 
 
 def _wrong_shapes(

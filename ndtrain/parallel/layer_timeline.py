@@ -5,7 +5,8 @@
     panel("forward", parts["forward"])      # all of them, one after another, for `overlap/draw.py`
 
 Parallel linears run as their schedules; what lies between them computes alone and is costed by
-running it, forward and backward, under a CostCounter.
+running it, forward and backward, under a CostCounter. A backward with a head start is timed with
+the two parts in front of it: what of it they hide lies before the beginning of its own part.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +20,12 @@ from ndtrain.models.qwen3.shape import Shape
 from ndtrain.ops.cost import Cost, CostCounter
 from ndtrain.overlap.collective_matmul import Mode
 from ndtrain.overlap.draw import Panel
-from ndtrain.overlap.modes import PASSES, Modes, Pass
-from ndtrain.overlap.node_cost import Figures, compute_seconds
-from ndtrain.overlap.timeline import Timeline, TimelineSpan, simulate
+from ndtrain.overlap.early import BETWEEN, joined
+from ndtrain.overlap.modes import BEHIND, PASSES, Modes, Pass
+from ndtrain.overlap.node_cost import Figures, NodeCost, Phase, compute_seconds, node_costs
+from ndtrain.overlap.operations import Same
+from ndtrain.overlap.schedule import Schedule
+from ndtrain.overlap.timeline import Timeline, TimelineSpan, simulate_costs
 from ndtrain.parallel.layer_schedules import meta_model
 from ndtrain.parallel.linear import ColumnParallelLinear, RowParallelLinear
 from ndtrain.parallel.recompute import Recompute
@@ -78,12 +82,26 @@ def _named(part: Part) -> Timeline:
     return Timeline(tuple(span._replace(name=f"{part.name}.{span.name}") for span in spans))
 
 
+@dataclass(frozen=True)
+class _Costed:
+    """A backward schedule and what its nodes cost."""
+
+    schedule: Schedule
+    costs: dict[str, NodeCost]
+    serial: bool
+
+    def named(self) -> dict[str, NodeCost]:
+        """By SCHEDULE.NODE, as in `early.joined`."""
+        return {f"{self.schedule.name}.{name}": cost for name, cost in self.costs.items()}
+
+
 class _Walk:
     """Runs a block piece by piece and notes what each costs in both passes."""
 
     def __init__(self, tp: int, modes: Modes, figures: Figures, recompute: Recompute) -> None:
         self._tp, self._modes, self._figures = tp, modes, figures
         self._recompute = recompute
+        self._backwards: dict[str, _Costed] = {}
         self.parts: dict[Pass, list[Part]] = {when: [] for when in PASSES}
 
     def block(self, block: Block, x_SBH: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
@@ -92,14 +110,18 @@ class _Walk:
         qkv = self._linear("qkv", attention.qkv, normed)
         heads = self._local("core", lambda y: attention.core(y, rotary, None), qkv)
         x_SBH = self._local("residual", torch.add, x_SBH, self._linear("o", attention.o, heads))
+        self._again("core")
         normed = self._local("mlp_norm", block.mlp_norm, x_SBH)
         gate_up = self._linear("gate_up", mlp.gate_up, normed)
         activated = self._local("activation", mlp.activation, gate_up)
         again = list(self.parts["forward"])  # up to the last tensor that backward needs
         self._local("residual", torch.add, x_SBH, self._linear("down", mlp.down, activated))
+        self._again("activation")
         if self._recompute == "full":
             backward = self.parts["backward"]
             backward[:0] = [replace(part, name=f"{part.name} again") for part in again]
+        for column in self._modes.early:
+            self._head_start(column)
 
     def _linear(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(module, (ColumnParallelLinear, RowParallelLinear))
@@ -108,8 +130,10 @@ class _Walk:
         runs = {"forward": (plan.forward, (x, weight)), "backward": (plan.backward, (y, x, weight))}
         for when in PASSES:
             schedule, inputs = runs[when]
-            timeline = simulate(schedule, inputs, self._tp, self._figures, plan.serial)
+            costs = node_costs(schedule, inputs, self._tp, self._figures)
+            timeline = simulate_costs(schedule, costs, self._figures, plan.serial)
             self._note(when, Part(name, self._modes.of(name, when), timeline))
+        self._backwards[name] = _Costed(plan.backward, costs, plan.serial)
         return y.detach()
 
     def _local(self, name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -123,9 +147,34 @@ class _Walk:
             torch.autograd.grad(y, wanted, torch.empty_like(y), allow_unused=True)
         self._note("forward", self._compute(name, forward.total))
         self._note("backward", self._compute(name, backward.total))
-        if self._recompute == "selective" and name in ("core", "activation"):
-            self._note("backward", self._compute(f"{name} again", forward.total))
         return y.detach()
+
+    def _again(self, name: str) -> None:
+        """What is computed again before the row-parallel product behind it needs its input."""
+        if self._recompute == "selective":
+            (part,) = (part for part in self.parts["forward"] if part.name == name)
+            backward = self.parts["backward"]
+            behind = next(place for place, other in enumerate(backward) if other.mode is not None)
+            backward.insert(behind, replace(part, name=f"{name} again"))
+
+    def _head_start(self, column: str) -> None:
+        """Times the backwards of row and column, and what lies between them, as one schedule."""
+        backward, row = self.parts["backward"], BEHIND[column]
+        first, second = self._backwards[row], self._backwards[column]
+        begin = next(place for place, part in enumerate(backward) if part.name == row)
+        three = backward[begin : begin + 3]
+        assert three[2].name == column
+        between = NodeCost((Phase("compute", three[1].timeline.compute_s),))
+        whole = joined(first.schedule, second.schedule, Same())
+        costs = first.named() | second.named() | {BETWEEN: between}
+        timeline = simulate_costs(whole, costs, self._figures, first.serial)
+        (span,) = (span for span in timeline.spans if span.name == BETWEEN)
+        alone = span._replace(name=three[1].name, start_s=0.0, stop_s=span.stop_s - span.start_s)
+        backward[begin : begin + 3] = [
+            replace(three[0], timeline=_cut(timeline, f"{first.schedule.name}.", 0.0)),
+            replace(three[1], timeline=Timeline((alone,))),
+            replace(three[2], timeline=_cut(timeline, f"{second.schedule.name}.", span.stop_s)),
+        ]
 
     def _compute(self, name: str, cost: Cost) -> Part:
         seconds = compute_seconds(cost, self._figures) + self._figures.node_overhead_s
@@ -136,3 +185,18 @@ class _Walk:
         """Backward goes the other way."""
         parts = self.parts[when]
         parts.insert(len(parts) if when == "forward" else 0, part)
+
+
+def _cut(whole: Timeline, prefix: str, begin_s: float) -> Timeline:
+    """The spans with this prefix, without it, on a clock that begins at `begin_s`."""
+    return Timeline(
+        tuple(
+            span._replace(
+                name=span.name.removeprefix(prefix),
+                start_s=span.start_s - begin_s,
+                stop_s=span.stop_s - begin_s,
+            )
+            for span in whole.spans
+            if span.name.startswith(prefix)
+        )
+    )

@@ -8,10 +8,12 @@ by own columns, reduce-scatter the tokens. S is the whole sequence, t the tensor
 
 Each is a schedule (`overlap/collective_matmul.py`), forward and backward. The gathered tokens are
 not kept for backward, they are gathered again (Korthikanti et al. 2022, arXiv:2205.05198):
-activation memory stays 1/t.
+activation memory stays 1/t. That gather has a head start (`overlap/early.py`): it begins during the
+backward of the row-parallel product that stands behind in the layer.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, autograd, nn
 
@@ -22,9 +24,10 @@ from ndtrain.overlap.collective_matmul import (
     matmul_scatter,
     row_backward,
 )
-from ndtrain.overlap.execute import execute
+from ndtrain.overlap.execute import Run, execute
 from ndtrain.overlap.modes import Modes
 from ndtrain.overlap.schedule import Schedule
+from ndtrain.parallel.head_start import HeadStart, begin, column_before
 from ndtrain.parallel.kept import Kept
 from ndtrain.parallel.lone_linear import lone_product
 from ndtrain.runtime.runtime import Runtime
@@ -32,12 +35,17 @@ from ndtrain.runtime.runtime import Runtime
 
 @dataclass(frozen=True)
 class Plan:
-    """The two schedules of a layer and what runs them."""
+    """The two schedules of a layer and what runs them.
+
+    early: of a column-parallel product, whether its backward takes a head start; of a row-parallel
+    one, whether it gives one.
+    """
 
     forward: Schedule
     backward: Schedule
     runtime: Runtime
     serial: bool
+    early: bool = False
 
     @property
     def name(self) -> str:
@@ -51,6 +59,9 @@ class Plan:
     def run(self, schedule: Schedule, *tensors: Tensor) -> tuple[Tensor, ...]:
         return execute(schedule, tensors, self.runtime, self.runtime.mesh.tensor, self.serial)
 
+    def run_of_backward(self) -> Run:
+        return Run(self.backward, self.runtime, self.runtime.mesh.tensor, self.serial)
+
 
 class _Planned(autograd.Function):
     """forward: (x, weight) -> y; backward: (dy, x, weight) -> dx, dweight."""
@@ -59,12 +70,16 @@ class _Planned(autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, plan: Plan) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
         ctx.plan = plan
+        ctx.head_start = HeadStart(plan.run_of_backward()) if plan.early else None
         return plan.run(plan.forward, x, weight)[0]
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        plan = ctx.plan
-        dx, dweight = plan.run(plan.backward, dy.contiguous(), *ctx.saved_tensors)
+        plan, start = ctx.plan, ctx.head_start
+        if start is not None and start.is_taken:
+            dx, dweight = start.finish(dy.contiguous())
+        else:
+            dx, dweight = plan.run(plan.backward, dy.contiguous(), *ctx.saved_tensors)
         return dx, dweight, None
 
 
@@ -91,32 +106,50 @@ class _PlannedAfterKeep(autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        x = ctx.kept.read()
-        dx, dweight = ctx.plan.run(ctx.plan.backward, dy.contiguous(), x, ctx.weight)
+        inputs = dy.contiguous(), ctx.kept.read(), ctx.weight
+        before = column_before(ctx) if ctx.plan.early else None
+        if before is None:
+            dx, dweight = ctx.plan.run(ctx.plan.backward, *inputs)
+        else:
+            dx, dweight = ctx.plan.run_of_backward().finish(inputs, partial(begin, before))
         return dx, dweight, None, None
 
 
 def column_plan(
-    name: str, runtime: Runtime, forward: Mode, backward: Mode, serial: bool = False
+    name: str,
+    runtime: Runtime,
+    forward: Mode,
+    backward: Mode,
+    serial: bool = False,
+    early: bool = False,
 ) -> Plan:
+    """early: as in `Plan`; a traced graph has no need of it, it leaves every gather free."""
     place = runtime.place(runtime.mesh.tensor)
     return Plan(
         gather_matmul(name, place, forward),
         column_backward(f"{name}.backward", place, backward),
         runtime,
         serial,
+        early and runtime.trace is None,
     )
 
 
 def row_plan(
-    name: str, runtime: Runtime, forward: Mode, backward: Mode, serial: bool = False
+    name: str,
+    runtime: Runtime,
+    forward: Mode,
+    backward: Mode,
+    serial: bool = False,
+    early: bool = False,
 ) -> Plan:
+    """early: as in `column_plan`."""
     place = runtime.place(runtime.mesh.tensor)
     return Plan(
         matmul_scatter(name, place, forward),
         row_backward(f"{name}.backward", place, backward),
         runtime,
         serial,
+        early and runtime.trace is None,
     )
 
 
@@ -159,8 +192,8 @@ class RowParallelLinear(nn.Module):
         return row_product(x, self.weight, self.plan)
 
 
-def _modes_of(name: str, modes: Modes) -> tuple[Mode, Mode, bool]:
-    """Forward's form, backward's, and whether both run one node at a time."""
+def _modes_of(name: str, modes: Modes) -> tuple[Mode, Mode, bool, bool]:
+    """Forward's form, backward's, whether both run one node at a time, and `Plan.early`."""
     operation = name.rpartition(".")[2]
     forward, backward = modes.of(operation, "forward"), modes.of(operation, "backward")
-    return forward, backward, modes.is_serial(operation)
+    return forward, backward, modes.is_serial(operation), modes.is_early(operation)

@@ -5,7 +5,7 @@ any process can make any rank's tensors.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ndtrain.overlap.collective_matmul import (
     matmul_scatter,
     row_backward,
 )
+from ndtrain.overlap.early import joined
 from ndtrain.overlap.head import HeadTokens, head_schedule
 from ndtrain.overlap.schedule import Schedule
 from ndtrain.runtime.place import Place
@@ -32,8 +33,10 @@ BUILDERS: dict[str, Builder] = {
 }
 OPERATIONS = tuple(BUILDERS)
 EVERY_SCHEDULE = [(operation, mode) for operation in OPERATIONS for mode in MODES]
-# What is no linear: the head with its loss, and buckets over the data axis.
+# What is no linear: a column's backward begun in a row's, the head with its loss, and buckets over
+# the data axis.
 OTHERS: list[tuple[str, Mode]] = [
+    *(("head_start", mode) for mode in MODES if mode != "off"),
     ("head", "off"),
     ("head", "chunk"),
     ("buckets", "off"),
@@ -47,6 +50,10 @@ SUMMED = {"matmul_scatter": 0, "column_backward": 0}
 
 
 def build(operation: str, mode: Mode, size: int, rank: int) -> Schedule:
+    if operation == "head_start":
+        place = Place(rank, size)
+        row, column = row_backward("row", place, mode), column_backward("column", place, mode)
+        return replace(joined(row, column, Mixed(0.7)), name=operation)
     if operation == "head":
         num_parts = 2 if mode == "chunk" else 1
         tokens = HeadTokens(size, SEQUENCE * BATCH, num_parts, CHUNK_ROWS)
@@ -87,6 +94,10 @@ def inputs(operation: str, size: int, rank: int, dtype: torch.dtype) -> tuple[Te
     """The inputs of this rank's schedule."""
     if operation == "head":
         return _head_inputs(size, rank, dtype)
+    if operation == "head_start":
+        wide, narrow = _random(400, SEQUENCE, BATCH, OUT), _random(500 + rank, IN, OUT)
+        row = inputs("row_backward", size, rank, dtype)
+        return (*row, _rows(wide, size, rank).to(dtype), narrow.to(dtype))
     if operation == "buckets":
         return (_random(200 + rank, SEQUENCE, BATCH, IN).to(dtype),)
     weight = _random(100 + rank, OUT, IN)

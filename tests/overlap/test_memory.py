@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ndtrain.overlap import execute as execute_module
-from ndtrain.overlap.execute import execute
+from ndtrain.overlap.execute import Run, execute
 from ndtrain.overlap.memory import extra_bytes, held_bytes
 from ndtrain.overlap.operations import Linear
 from ndtrain.overlap.schedule import Schedule, ScheduleBuilder
@@ -81,7 +80,7 @@ def test_what_nobody_reads_any_more_is_freed() -> None:
     x, weight = torch.ones(8, 1, 16), torch.ones(16, 16)
     runtime = lone(1, 0)
     made: list[weakref.ref] = []
-    compute = execute_module._compute
+    compute = Run._compute
 
     def watched(*arguments: object) -> Tensor:
         gc.collect()
@@ -92,7 +91,7 @@ def test_what_nobody_reads_any_more_is_freed() -> None:
         return value
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute_module, "_compute", watched)
+        patch.setattr(Run, "_compute", watched)
         execute(chain(6), (x, weight), runtime, runtime.mesh.tensor)
     assert len(made) == 6
     of_chain = held_bytes(chain(6), (x.to("meta"), weight.to("meta")), 1)
