@@ -3,8 +3,9 @@
     measurement = measure_plain(workload, dp=1, num_rounds=10, megabits=1000, bucket_bytes=None)
 
 Interleaved rounds of a rank's share of the compute, of the bytes that a step sends, axis by axis,
-and of both at once, neither waiting for the other; all in plain PyTorch (`plain_compute.py`,
-`plain_exchange.py`). `bench overlap` has the same contestants beside ours.
+of both with compute waiting for every transfer, and of both at once, neither waiting for the other;
+all in plain PyTorch (`plain_compute.py`, `plain_exchange.py`). Of two axes each also goes beside
+compute that waits for the other one. `bench overlap` has the same contestants beside ours.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from ndtrain.bench import launch
 from ndtrain.bench.contestant import Contestant
 from ndtrain.bench.plain_compute import PlainStep, PlainUpdate
-from ndtrain.bench.plain_exchange import Beside, PlainExchange
+from ndtrain.bench.plain_exchange import PlainExchange, Together
 from ndtrain.bench.rounds import Rounds, run_rounds
 from ndtrain.bench.transfers import AxisName, Layout
 from ndtrain.bench.workload import Workload
@@ -34,16 +35,41 @@ class MachineMeasurement:
 
 def plain_contestants(layout: Layout, bucket_bytes: int | None) -> list[Contestant]:
     """bucket_bytes: of fp32 gradients that travel together; None: no optimizer, no data axis."""
-    compute: Contestant
     if bucket_bytes is None:
-        compute, exchange = PlainStep(layout), PlainExchange(layout, ("tensor",))
-        return [compute, exchange, Beside(compute, exchange)]
-    compute, axes = PlainUpdate(layout), axes_of(layout.tp)
-    exchanges = [
-        PlainExchange(layout, some, bucket_bytes, f"exchange {' + '.join(some)}")
-        for some in dict.fromkeys([*((axis,) for axis in axes), axes])
+        return _of_one_axis(PlainStep(layout), PlainExchange(layout, ("tensor",)), is_tensor=True)
+    update = PlainUpdate(layout)
+    if layout.tp == 1:
+        exchange = PlainExchange(layout, ("data",), bucket_bytes, "exchange data")
+        return _of_one_axis(update, exchange, is_tensor=False)
+    return _of_two_axes(update, layout, bucket_bytes)
+
+
+def _of_one_axis(compute: PlainStep, exchange: PlainExchange, is_tensor: bool) -> list[Contestant]:
+    blocking = (
+        Together("blocking", compute, in_turn=exchange)
+        if is_tensor
+        else Together("blocking", compute, behind=exchange)
+    )
+    return [compute, exchange, blocking, Together("beside", compute, beside=exchange)]
+
+
+def _of_two_axes(compute: PlainStep, layout: Layout, bucket_bytes: int) -> list[Contestant]:
+    def exchange(*axes: AxisName, group: dist.ProcessGroup | None = None) -> PlainExchange:
+        name = f"exchange {' + '.join(axes)}"
+        return PlainExchange(layout, axes, bucket_bytes, name, group)
+
+    tensor, data, both = exchange("tensor"), exchange("data"), exchange("tensor", "data")
+    group = dist.new_group()  # of a second thread, where the first one moves the other axis
+    return [
+        compute,
+        tensor,
+        data,
+        both,
+        Together("blocking", compute, in_turn=tensor, behind=data),
+        Together("beside tensor", compute, behind=data, beside=exchange("tensor", group=group)),
+        Together("beside data", compute, in_turn=tensor, beside=exchange("data", group=group)),
+        Together("beside", compute, beside=both),
     ]
-    return [compute, *exchanges, Beside(compute, exchanges[-1])]
 
 
 def axes_of(tp: int) -> tuple[AxisName, ...]:

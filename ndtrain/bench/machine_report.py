@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from ndtrain.bench.machine import MachineMeasurement
-from ndtrain.bench.rounds import ratio_of_rounds
+from ndtrain.bench.machine import MachineMeasurement, axes_of
+from ndtrain.bench.rounds import Rounds, Spread, ratio_of_rounds
 from ndtrain.bench.table import link_name, table
 
 
@@ -19,6 +19,10 @@ def as_text(measurement: MachineMeasurement) -> str:
         "",
         *table(rounds, "plain"),
     ]
+    if measurement.bucket_bytes is not None:
+        lines += ["", "saved by not waiting (blocking - beside), of what could be hidden:"]
+        axes = axes_of(workload.num_ranks)
+        lines += [f"{axis} axis: {axis_allows(rounds, axis):.2f}" for axis in axes]
     return "\n".join(lines)
 
 
@@ -36,3 +40,24 @@ def as_json(measurement: MachineMeasurement) -> dict[str, Any]:
             name: asdict(ratio_of_rounds(rounds, (name,), "plain")) for name in rounds.step_ms
         },
     }
+
+
+def axis_allows(rounds: Rounds, axis: str) -> float:
+    """The efficiency that this machine allows on an axis of a whole step, in plain PyTorch."""
+    both = f"beside {axis}"
+    beside = both if both in rounds.step_ms else "beside"
+    return saved_share(rounds, ("blocking", beside, "plain", f"exchange {axis}"))
+
+
+def saved_share(rounds: Rounds, names: tuple[str, str, str, str]) -> float:
+    """(blocking - hidden) / the smaller of compute and transfers; median over rounds.
+
+    names: of the contestants, in this order. 1: all hides.
+    """
+    values = [
+        (blocking - hidden) / min(compute, exchange)
+        for blocking, hidden, compute, exchange in zip(
+            *(rounds.step_ms[name] for name in names), strict=True
+        )
+    ]
+    return Spread.of(values).median

@@ -102,7 +102,7 @@ def machine_lines(rounds: Rounds, exchange: str) -> list[str]:
     exchange: the contestant with all transfers.
     """
     allowed = ratio_of_rounds(rounds, ("beside",), "plain").median
-    blocking = ratio_of_rounds(rounds, ("plain", exchange), "plain").median
+    blocking = ratio_of_rounds(rounds, ("blocking",), "plain").median
     efficiency = efficiency_of(rounds, "plain", exchange, "beside")
     return [
         f"this machine allows (beside / plain; `ndtrain bench machine`): {allowed:.3f},"

@@ -4,12 +4,15 @@
     compute = PlainUpdate(layout)          # and AdamW on 1/d of the weights
 
 Nothing of `overlap/` and `parallel/` is in it, which a linter holds. The widths are those that a
-rank holds; where the tokens of other ranks would come, numbers stand.
+rank holds; where the tokens of other ranks would come, numbers stand. `waiting_for` has compute
+wait there for what moves them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +26,15 @@ from ndtrain.ops.norm import wide
 from ndtrain.runtime.dtypes import DTYPES
 
 NUMBER = 0.01  # of what nobody sends: denormals or NaN would change the time of a product
+
+
+class Turns(Protocol):
+    """The transfers of the tensor axis in their order, moved as they are taken."""
+
+    def take(self, count: int) -> None: ...
+
+    def take_gathers(self) -> None:
+        """All up to the next sum."""
 
 
 class PlainStep(Contestant):
@@ -47,11 +59,19 @@ class PlainStep(Contestant):
         for parameter in self.model.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=shape.initial_std)
+        self._others = _OtherTokens(tp)
         if tp > 1:
-            _OtherTokens(tp).join(self.model)
+            self._others.join(self.model)
         batch = make_batch(of_replica(workload, self._layout.data_rank))
         self._tokens_BS, self._targets_BS = (tokens % held.vocab_size for tokens in batch)
         self._weights_BS = torch.full(self._tokens_BS.shape, 1 / self._tokens_BS.numel())
+
+    @contextmanager
+    def waiting_for(self, turns: Turns) -> Iterator[None]:
+        """Within it a step takes each transfer of the tensor axis where it needs it."""
+        self._others.turns = turns
+        yield
+        self._others.turns = None
 
     def step(self) -> float:
         self.model.zero_grad(set_to_none=True)
@@ -102,16 +122,30 @@ class _OtherTokens:
 
     def __init__(self, tp: int) -> None:
         self.tp = tp
+        self.turns: Turns | None = None
         self._made: dict[tuple, Tensor] = {}
 
     def join(self, model: Qwen3) -> None:
-        model.embedding.register_forward_pre_hook(lambda _, inputs: inputs[0].chunk(self.tp, 1)[0])
-        model.norm.register_forward_hook(lambda _, inputs, x: _AllTokens.apply(x, self))
+        model.embedding.register_forward_pre_hook(lambda _, inputs: self._own_rows(inputs[0]))
+        # Behind the last norm comes the head, which keeps what it gathered.
+        model.norm.register_forward_hook(lambda _, inputs, x: _AllTokens.apply(x, self, 1))
         for name, module in model.layers.named_modules():
             if name.endswith((".qkv", ".gate_up")):
-                module.register_forward_pre_hook(lambda _, x: _AllTokens.apply(x[0], self))
+                module.register_forward_pre_hook(lambda _, x: _AllTokens.apply(x[0], self, 2))
             elif name.endswith((".o", ".down")):
                 module.register_forward_hook(lambda _, inputs, y: _OwnTokens.apply(y, self))
+
+    def take(self, count: int) -> None:
+        if self.turns is not None:
+            self.turns.take(count)
+
+    def take_gathers(self) -> None:
+        if self.turns is not None:
+            self.turns.take_gathers()
+
+    def _own_rows(self, tokens_BS: Tensor) -> Tensor:
+        self.take(1)
+        return tokens_BS.chunk(self.tp, 1)[0]
 
     def numbers(self, x: Tensor) -> Tensor:
         """Of t times the rows of x. Made once: not even the copy of a gather is charged."""
@@ -122,16 +156,21 @@ class _OtherTokens:
 
 
 class _AllTokens(torch.autograd.Function):
-    """[S/t, B, H] -> numbers for [S, B, H]; back comes the gradient of 1/t of them."""
+    """[S/t, B, H] -> numbers for [S, B, H]; back comes the gradient of 1/t of them.
+
+    num_back: transfers that backward needs: a sum, and before it the tokens once more.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, others: _OtherTokens) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.num_own = x.shape[0]
+    def forward(ctx, x: Tensor, others: _OtherTokens, num_back: int) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.num_own, ctx.others, ctx.num_back = x.shape[0], others, num_back
+        others.take_gathers()
         return others.numbers(x).view_as(others.numbers(x))
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        return dy[: ctx.num_own], None
+        ctx.others.take(ctx.num_back)
+        return dy[: ctx.num_own], None, None
 
 
 class _OwnTokens(torch.autograd.Function):
@@ -140,8 +179,10 @@ class _OwnTokens(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y: Tensor, others: _OtherTokens) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.others = others
+        others.take(1)
         return y[: y.shape[0] // others.tp]
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
+        ctx.others.take(1)
         return ctx.others.numbers(dy), None

@@ -1,7 +1,8 @@
-"""The bytes of a step, moved by torch.distributed alone, and beside compute that waits for none.
+"""The bytes of a step, moved by torch.distributed alone: back to back, and with compute.
 
     exchange = PlainExchange(layout, ("tensor",))
-    beside = Beside(PlainStep(layout), exchange)
+    blocking = Together("blocking", PlainStep(layout), in_turn=exchange)
+    beside = Together("beside", PlainStep(layout), beside=exchange)
 
 What is moved is counted by `transfers.py`. Nothing of `overlap/` and `parallel/` is in it, which a
 linter holds: what it says of a machine, it says of any implementation that moves the same.
@@ -9,6 +10,7 @@ linter holds: what it says of a machine, it says of any implementation that move
 
 import math
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,17 +19,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ndtrain.bench.contestant import Contestant
-from ndtrain.bench.plain_compute import NUMBER
+from ndtrain.bench.plain_compute import NUMBER, PlainStep
 from ndtrain.bench.transfers import AxisName, Layout, Transfer, transfers_of
 from ndtrain.bench.workload import Workload
 
 
 class PlainExchange(Contestant):
-    """The transfers of a step over some axes, back to back, with no compute between them.
-
-    Compute and exchange, one after the other, are what blocking collectives can reach at best, by
-    any implementation that moves these bytes over this link.
-    """
+    """The transfers of a step over some axes, back to back, with no compute between them."""
 
     uses_all_ranks = True
     has_loss = False
@@ -38,13 +36,15 @@ class PlainExchange(Contestant):
         axes: Sequence[AxisName],
         bucket_bytes: int = 0,
         name: str = "exchange",
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         """bucket_bytes: of the gradients that travel together, where the data axis is among them.
 
-        All transfers go over the default group, from one thread at a time.
+        group: of all ranks, which one thread at a time may use; None: the default group.
         """
-        self.name = name
+        self.name, self._group = name, group
         self._layout, self._axes, self._bucket_bytes = layout, axes, bucket_bytes
+        self.transfers: list[Transfer] = []
 
     def setup(self, workload: Workload) -> None:
         self.transfers = [
@@ -60,11 +60,17 @@ class PlainExchange(Contestant):
 
     def step(self) -> float:
         for transfer in self.transfers:
-            _exchange(transfer, self._layout.rank, self._memory[transfer.dtype])
+            self.move(transfer)
         return math.nan
 
+    def move(self, transfer: Transfer) -> None:
+        """One of `transfers`."""
+        _exchange(transfer, self._layout.rank, self._memory[transfer.dtype], self._group)
 
-def _exchange(transfer: Transfer, rank: int, memory: Tensor) -> None:
+
+def _exchange(
+    transfer: Transfer, rank: int, memory: Tensor, group: dist.ProcessGroup | None
+) -> None:
     """memory: for what is sent, the same to all peers; for a sum; and for what comes."""
     peers, own = transfer.peers, transfer.peers.index(rank)
     most = max(transfer.sent + transfer.received)
@@ -75,10 +81,11 @@ def _exchange(transfer: Transfer, rank: int, memory: Tensor) -> None:
         # Each rank begins with its next neighbour: nobody is everybody's first target.
         target, source = (own + distance) % len(peers), (own - distance) % len(peers)
         if transfer.received[source]:
-            pending.append(dist.irecv(incoming[source].view(torch.uint8), peers[source]))
+            part = incoming[source].view(torch.uint8)
+            pending.append(dist.irecv(part, peers[source], group))
         if transfer.sent[target]:
             sent = outgoing[: transfer.sent[target]]
-            pending.append(dist.isend(sent.view(torch.uint8), peers[target]))
+            pending.append(dist.isend(sent.view(torch.uint8), peers[target], group))
     for work in pending:
         work.wait()
     if transfer.is_summed:
@@ -86,26 +93,74 @@ def _exchange(transfer: Transfer, rank: int, memory: Tensor) -> None:
             torch.add(part, outgoing[: len(part)], out=total[: len(part)])
 
 
-class Beside(Contestant):
-    """Compute while a second thread moves the bytes of a step; neither waits for the other.
+class _InTurn:
+    """A step's transfers, each moved when compute takes it."""
 
-    What this machine allows to whoever moves these bytes behind this compute: moving them takes
-    cycles from it.
+    def __init__(self, exchange: PlainExchange) -> None:
+        self._exchange, self._left = exchange, deque(exchange.transfers)
+
+    def take(self, count: int) -> None:
+        for _ in range(count):
+            self._exchange.move(self._left.popleft())
+
+    def take_gathers(self) -> None:
+        while not self._left[0].is_summed:
+            self.take(1)
+
+    def take_rest(self) -> None:
+        self.take(len(self._left))
+
+
+class Together(Contestant):
+    """Compute and the transfers of a step, which it waits for or does not.
+
+    Waiting for all is what blocking collectives reach: compute and transfers one after the other,
+    though ranks that share a core get on while others wait. Waiting for none is what this machine
+    allows to whoever moves these bytes behind this compute: moving them takes cycles from it.
     """
 
-    name = "beside"
     uses_all_ranks = True
     has_loss = False
 
-    def __init__(self, compute: Contestant, exchange: Contestant) -> None:
-        """Both set up by the time of the first step."""
-        self._compute, self._exchange = compute, exchange
+    def __init__(
+        self,
+        name: str,
+        compute: PlainStep,
+        in_turn: PlainExchange | None = None,
+        behind: PlainExchange | None = None,
+        beside: PlainExchange | None = None,
+    ) -> None:
+        """Compute waits for each transfer of `in_turn` (of the tensor axis) where it needs it, for
+        those of `behind` (of the data axis) at the end, and for none of `beside`, which a second
+        thread moves.
+        """
+        self.name = name
+        self._compute, self._in_turn, self._behind = compute, in_turn, behind
+        self._beside = beside
 
-    def setup(self, workload: Workload) -> None: ...
+    def setup(self, workload: Workload) -> None:
+        """Of what is no contestant itself; the compute is one."""
+        for exchange in (self._in_turn, self._behind, self._beside):
+            if exchange is not None and not exchange.transfers:
+                exchange.setup(workload)
 
     def step(self) -> float:
-        thread = threading.Thread(target=self._exchange.step, name="exchange")
-        thread.start()
-        self._compute.step()
-        thread.join()
+        thread = None
+        if self._beside is not None:
+            thread = threading.Thread(target=self._beside.step, name="exchange")
+            thread.start()
+        self._blocking_step()
+        if thread is not None:
+            thread.join()
         return math.nan
+
+    def _blocking_step(self) -> None:
+        if self._in_turn is None:
+            self._compute.step()
+        else:
+            turns = _InTurn(self._in_turn)
+            with self._compute.waiting_for(turns):
+                self._compute.step()
+            turns.take_rest()
+        if self._behind is not None:
+            self._behind.step()

@@ -4,8 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 from ndtrain.bench.machine import axes_of
+from ndtrain.bench.machine_report import axis_allows, saved_share
 from ndtrain.bench.overlap_report import machine_lines, met
-from ndtrain.bench.rounds import Rounds, Spread, ratio_of_rounds
+from ndtrain.bench.rounds import Rounds, ratio_of_rounds
 from ndtrain.bench.table import link_name, table
 from ndtrain.bench.workload import DEFAULT
 from ndtrain.bench.zero import ZeroMeasurement
@@ -48,6 +49,7 @@ def as_json(measurement: ZeroMeasurement) -> dict[str, Any]:
             name: asdict(ratio_of_rounds(rounds, (name,), "bare")) for name in rounds.step_ms
         },
         "overlap_efficiency": {axis: axis_efficiency(rounds, axis) for axis in axes_of(tp)},
+        "machine_allows": {axis: axis_allows(rounds, axis) for axis in axes_of(tp)},
         "decided": measurement.decided,
     }
 
@@ -60,9 +62,10 @@ def _verdicts(measurement: ZeroMeasurement) -> list[str]:
         hidden = axis_efficiency(rounds, axis)
         line = f"overlap efficiency of the {axis} axis"
         if has_targets and tp > 1:
-            lines.append(f"{line} >= {EFFICIENCY}: {met(hidden >= EFFICIENCY)} ({hidden:.2f})")
+            line += f" >= {EFFICIENCY}: {met(hidden >= EFFICIENCY)} ({hidden:.2f})"
         else:
-            lines.append(f"{line}: {hidden:.2f}")
+            line += f": {hidden:.2f}"
+        lines.append(f"{line}; this machine allows {axis_allows(rounds, axis):.2f}")
     if has_targets and tp == 1 and ratio_of_rounds(rounds, ("exchange data",), "bare").median < 1:
         ratio = ratio_of_rounds(rounds, ("hides data",), "bare").median
         lines.append(f"hides data / bare <= {OVER_BARE}: {met(ratio <= OVER_BARE)} ({ratio:.3f})")
@@ -78,15 +81,5 @@ def _has_targets(measurement: ZeroMeasurement) -> bool:
 
 
 def axis_efficiency(rounds: Rounds, axis: str) -> float:
-    """(nothing hidden - the axis hidden) / what could hide at best; median over rounds.
-
-    What could hide is the smaller of bare compute and the axis's transfers alone. 1: all hides.
-    """
-    names = ("hides nothing", f"hides {axis}", "bare", f"exchange {axis}")
-    values = [
-        (blocking - hidden) / min(bare, exchange)
-        for blocking, hidden, bare, exchange in zip(
-            *(rounds.step_ms[name] for name in names), strict=True
-        )
-    ]
-    return Spread.of(values).median
+    """Of ours: what hiding the axis saves, of the smaller of bare compute and its transfers."""
+    return saved_share(rounds, ("hides nothing", f"hides {axis}", "bare", f"exchange {axis}"))

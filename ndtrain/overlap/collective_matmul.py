@@ -78,8 +78,9 @@ def matmul_scatter(name: str, place: Place, mode: Mode) -> Schedule:
 def column_backward(name: str, place: Place, mode: Mode) -> Schedule:
     """(dy [S, B, out], x [S/t, B, in], weight) -> dx [S/t, B, in], dweight.
 
-    x is gathered again under the dgrad; dx is reduced under the wgrad (bulk), or chunk by chunk
-    under the dgrad with only the last hop under the wgrad (ring, chunk).
+    x is gathered again under the dgrad, or before it (`early.py`: what needs only x stands in
+    front); dx is reduced under the wgrad (bulk), or chunk by chunk under the dgrad with only the
+    last hop under the wgrad (ring, chunk).
     """
     graph = ScheduleBuilder(name, ("dy", "x", "weight"))
     if mode in HALVES:

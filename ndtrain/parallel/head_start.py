@@ -1,6 +1,6 @@
 """Begins the backward of a column-parallel product during that of the row-parallel one behind it.
 
-    ctx.head_start = HeadStart(run)           # forward of the column's node of autograd
+    ctx.head_start = HeadStart()              # forward of the column's node of autograd
     node = column_before(ctx)                 # backward of the row's: what backward comes to next
     begin(node)                               # its x is on its way
     dx, dweight = ctx.head_start.finish(dy)   # backward of the column's
@@ -24,22 +24,22 @@ MAX_NODES = 64  # of the graph that are looked at; attention with its norms and 
 class HeadStart:
     """Of one call of a product: its backward, which may begin before its gradient is there."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._saved: tuple[Tensor, ...] = ()
+    def __init__(self) -> None:
+        self._begun: tuple[Run, Tensor, Tensor] | None = None
 
     @property
     def is_taken(self) -> bool:
-        return bool(self._saved)
+        return self._begun is not None
 
-    def begin(self, x: Tensor, weight: Tensor) -> None:
+    def begin(self, run: Run, x: Tensor, weight: Tensor) -> None:
         """Both are kept until the end: what a checkpoint has saved can be read once only."""
-        self._run.begin({AHEAD: x})
-        self._saved = x, weight
+        run.begin({AHEAD: x})
+        self._begun = run, x, weight
 
     def finish(self, dy: Tensor) -> tuple[Tensor, ...]:
-        saved, self._saved = self._saved, ()
-        return self._run.finish((dy, *saved))
+        assert self._begun is not None
+        (run, x, weight), self._begun = self._begun, None
+        return run.finish((dy, x, weight))
 
 
 def column_before(node: Any) -> Any | None:
@@ -63,4 +63,4 @@ def column_before(node: Any) -> Any | None:
 def begin(node: Any) -> None:
     """node: from `column_before`."""
     if not node.head_start.is_taken:
-        node.head_start.begin(*node.saved_tensors)
+        node.head_start.begin(node.plan.run_of_backward(), *node.saved_tensors)

@@ -70,7 +70,7 @@ class _Planned(autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, plan: Plan) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
         ctx.plan = plan
-        ctx.head_start = HeadStart(plan.run_of_backward()) if plan.early else None
+        ctx.head_start = HeadStart() if plan.early else None
         return plan.run(plan.forward, x, weight)[0]
 
     @staticmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ndtrain.bench.contestants_ours import Bare, Ours
-from ndtrain.bench.machine import MachineMeasurement, plain_contestants
+from ndtrain.bench.machine import MachineMeasurement, axes_of, plain_contestants
 from ndtrain.bench.machine_report import as_json, as_text
 from ndtrain.bench.plain_compute import PlainStep
 from ndtrain.bench.plain_exchange import PlainExchange
@@ -87,7 +87,7 @@ def of_an_update(rank: int, workload: Workload, dp: int) -> tuple[int, int]:
             ours.step()
         ours.optimizer.traffic.finish()
 
-    *_, exchange, _ = plain_contestants(layout, BUCKET_BYTES)
+    exchange = PlainExchange(layout, axes_of(tp), BUCKET_BYTES)
     exchange.setup(workload)
     # The first step after a pause finds its weights there; the second fetches rows ahead of them.
     once = bytes_sent(lambda: steps(1))
@@ -102,6 +102,56 @@ def test_and_those_of_an_optimizer_step(tp: int, dp: int, is_tied: bool) -> None
     workload = replace(SMALL, shape=shape, num_ranks=tp)
     for ours, exchanged in ranks(tp * dp).run(of_an_update, workload, dp):
         assert exchanged == pytest.approx(ours, rel=0.01)
+
+
+def of_blocking(rank: int, workload: Workload, dp: int, has_buckets: bool) -> dict[str, int]:
+    """Bytes that each contestant with compute sends in a step."""
+    layout = Layout(workload.num_ranks, dp, rank)
+    found = {}
+    for contestant in plain_contestants(layout, BUCKET_BYTES if has_buckets else None):
+        contestant.setup(workload)
+        found[contestant.name] = bytes_sent(contestant.step)
+    return found
+
+
+@pytest.mark.parametrize(("tp", "dp", "has_buckets"), [(2, 1, False), (1, 2, True), (2, 2, True)])
+def test_whoever_waits_and_whoever_does_not_sends_the_same(
+    tp: int, dp: int, has_buckets: bool
+) -> None:
+    """Compute that waits takes every transfer, each where it needs it."""
+    for found in ranks(tp * dp).run(of_blocking, replace(SMALL, num_ranks=tp), dp, has_buckets):
+        everything = found["exchange tensor + data"] if dp * tp == 4 else found["beside"]
+        assert found.pop("plain") == 0
+        with_compute = {name: n for name, n in found.items() if not name.startswith("exchange")}
+        assert with_compute.keys() >= {"blocking", "beside"}
+        assert set(with_compute.values()) == {everything}
+        assert everything > 0
+
+
+class Noted:
+    """Turns that note what compute takes."""
+
+    def __init__(self) -> None:
+        self.taken: list[int | str] = []
+
+    def take(self, count: int) -> None:
+        self.taken.append(count)
+
+    def take_gathers(self) -> None:
+        self.taken.append("gathers")
+
+
+def test_compute_takes_transfers_where_it_needs_them() -> None:
+    """Embedding; qkv, o, gate_up, down of each layer; the head; and backward the mirror image."""
+    plain, turns = PlainStep(Layout(2, 1, 0)), Noted()
+    plain.setup(SMALL)
+    with plain.waiting_for(turns):
+        plain.step()
+    layers = SMALL.shape.num_layers
+    expected = [1, *["gathers", 1] * 2 * layers, "gathers", 1, *[1, 2] * 2 * layers]
+    assert turns.taken == expected
+    plain.step()
+    assert turns.taken == expected
 
 
 def flops(rank: int, workload: Workload) -> tuple[int, int]:
@@ -145,7 +195,18 @@ MEASUREMENT = MachineMeasurement(
     megabits=1000,
     bucket_bytes=16 * 10**6,
     num_threads=1,
-    rounds=Rounds({"plain": [100.0, 100.0], "beside": [105.0, 107.0]}, {}),
+    rounds=Rounds(
+        {
+            "plain": [100.0, 100.0],
+            "exchange tensor": [20.0, 20.0],
+            "exchange data": [10.0, 10.0],
+            "blocking": [130.0, 130.0],
+            "beside tensor": [126.0, 126.0],
+            "beside data": [121.0, 121.0],
+            "beside": [105.0, 107.0],
+        },
+        {},
+    ),
 )
 
 
@@ -153,6 +214,7 @@ def test_the_table_and_json_have_every_contestant() -> None:
     text = as_text(MEASUREMENT)
     assert text.startswith("an optimizer step in plain PyTorch on 2 tensor x 2 data ranks")
     assert "1.060" in text
+    assert text.endswith("tensor axis: 0.20\ndata axis: 0.90")
     assert "forward and backward" in as_text(replace(MEASUREMENT, bucket_bytes=None))
     found = as_json(MEASUREMENT)
     assert found["over_plain"]["beside"]["median"] == pytest.approx(1.06)
@@ -173,4 +235,4 @@ def test_the_command_on_a_tiny_shape(options: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     exchange = "exchange data" if options else "exchange"
-    assert json.loads(done.stdout)["step_ms"].keys() == {"plain", exchange, "beside"}
+    assert json.loads(done.stdout)["step_ms"].keys() == {"plain", exchange, "blocking", "beside"}

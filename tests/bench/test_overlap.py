@@ -21,6 +21,7 @@ STEP_MS = {
     "bare": 100.0,
     "plain": 100.0,
     "exchange": 40.0,
+    "blocking": 139.0,
     "beside": 105.0,
     "dtensor": 170.0,
 } | dict.fromkeys(FORMS, 140.0)
