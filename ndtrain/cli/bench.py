@@ -120,7 +120,8 @@ def overlap(
 ) -> None:
     """What hiding the communication is worth: ours in every form, bare compute, DTensor.
 
-    All take turns in each round. plain, exchange and beside are those of `ndtrain bench machine`.
+    All take turns in each round. plain, exchange, blocking and beside are those of `ndtrain bench
+    machine`.
     Without --link-mbits the link is what joins the ranks: loopback on one machine, where bytes cost
     compute and hardly any time, or the network of a torchrun job.
 
@@ -153,9 +154,11 @@ def machine(
 ) -> None:
     """What this machine and link allow to any implementation, in plain PyTorch.
 
-    plain is a rank's share of the compute, exchange the bytes that a step sends, beside both at
-    once while neither waits for the other: moving bytes takes cycles from compute. None of
-    ndtrain's schedules, streams and parallel layers is in it. Options are those of `bench overlap`.
+    plain is a rank's share of the compute, exchange the bytes that a step sends, blocking both with
+    compute waiting for every transfer, beside both at once while neither waits for the other:
+    moving bytes takes cycles from compute. Of two axes, beside tensor (or data) waits for the other
+    axis alone. None of ndtrain's schedules, streams and parallel layers is in it. Options are those
+    of `bench overlap`.
     """
     _check_replicas(dp, zero, bucket_mb)
     workload = _workload(**shape)

@@ -180,6 +180,42 @@ def test_forms_above_the_limit_of_memory_are_not_chosen_and_the_line_says_so() -
     assert choice_of(decide(at, SIZES, figures(125e6), torch.float32), "o", "forward") == free
 
 
+def starts_early(settings: Overlap) -> set[str]:
+    decision = decide(settings, SIZES, figures(125e6), torch.float32)
+    early = {choice.operation for choice in decision.choices if choice.early}
+    assert early == {c.operation for c in decision.choices if ", begun in " in c.line()}
+    assert early == decision.modes.early
+    return early
+
+
+def test_a_column_has_a_head_start_where_it_and_its_row_run_beside_something() -> None:
+    assert starts_early(Overlap(mode="bulk")) == {"qkv", "gate_up"}
+    assert starts_early(Overlap(mode="serial")) == {"qkv", "gate_up"}
+    assert starts_early(Overlap(mode="ring", o="off")) == {"gate_up"}
+    assert starts_early(Overlap(mode="ring", gate_up="off")) == {"qkv"}
+    assert starts_early(Overlap(mode="auto", down="serial")) == {"qkv"}
+    assert starts_early(Overlap(mode="off")) == set()
+    data = decide(Overlap(), SIZES, figures(125e6), torch.float32, places_are_data=True)
+    assert data.modes.early == frozenset()  # a traced graph leaves the gather free anyway
+
+
+def test_a_head_start_above_the_limit_of_memory_is_left_out() -> None:
+    """In a wide layer, SwiGLU's gradients are the most that is held, and the gathered x beside."""
+    widths = SIZES.widths | {"gate_up": 16384, "down": 8192}
+    wide = replace(SIZES, sequence_length=8192, widths=widths)
+
+    def gate_up(megabytes: float | None) -> Choice:
+        settings = Overlap(mode="bulk", max_extra_megabytes=megabytes)
+        return choice_of(decide(settings, wide, None, torch.float32), "gate_up", "backward")
+
+    gathered = wide.sequence_length * wide.batch_size * wide.hidden * 4
+    assert gate_up(None) == gate_up(gathered / 1e6)
+    assert (gate_up(None).early, gate_up(None).extra_bytes) == (True, gathered)
+    less = gate_up((gathered - 1) / 1e6)
+    assert not less.early
+    assert less.extra_bytes < gathered
+
+
 def test_a_form_that_was_asked_for_and_is_above_the_limit_is_refused() -> None:
     settings = Overlap(mode="ring", max_extra_megabytes=0.0)
     with pytest.raises(UserError, match="above the blocking form, and the limit is 0 MB"):

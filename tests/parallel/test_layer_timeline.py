@@ -1,5 +1,7 @@
 """A layer on the virtual clock agrees with what the model computes and sends."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -84,6 +86,27 @@ def test_one_rank_communicates_nothing():
         timeline = panel(when, some).timeline
         assert timeline.communication_s == 0
         assert timeline.makespan_s == pytest.approx(timeline.compute_s)
+
+
+@pytest.mark.parametrize("mode", ["bulk", "ring"])
+def test_a_head_start_is_drawn_where_it_runs_and_shortens_the_layer(mode):
+    modes = Modes.all(mode)
+    shape = (SHAPE, SEQUENCE, BATCH, TP)
+    slow = replace(FIGURES, link_bytes_per_s=1e6)  # the link is the bottleneck
+    early, late = (
+        layer_timeline(*shape, some, torch.float32, slow, "selective")["backward"]
+        for some in (modes, replace(modes, early=frozenset()))
+    )
+    assert [part.name for part in early] == [part.name for part in late]
+    drawn, without = panel("backward", early).timeline, panel("backward", late).timeline
+    assert drawn.communication_s == pytest.approx(without.communication_s)
+    assert drawn.compute_s == pytest.approx(without.compute_s)
+    assert drawn.exposed_s < without.exposed_s
+    assert drawn.makespan_s < without.makespan_s
+    spans = {span.name: span for span in drawn.spans}
+    gather = "gather" if mode == "bulk" else "hop_1"
+    for column, between in (("qkv", "core"), ("gate_up", "activation")):
+        assert spans[f"{column}.{gather}"].start_s <= spans[between].start_s
 
 
 def test_the_panel_names_its_parts_where_they_are():
