@@ -122,7 +122,7 @@ def waits_for_communication(size: int) -> list[Edge]:
     return edges
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_results_show_each_wait_for_a_communication_that_is_left_out(size):
     """The mutant reads memory as it is; seed 2 delays communication alone."""
     edges = waits_for_communication(size)
