@@ -35,21 +35,16 @@ class MachineMeasurement:
 
 def plain_contestants(layout: Layout, bucket_bytes: int | None) -> list[Contestant]:
     """bucket_bytes: of fp32 gradients that travel together; None: no optimizer, no data axis."""
+    if bucket_bytes is not None and layout.tp > 1:
+        return _of_two_axes(PlainUpdate(layout), layout, bucket_bytes)
+    compute: PlainStep
     if bucket_bytes is None:
-        return _of_one_axis(PlainStep(layout), PlainExchange(layout, ("tensor",)), is_tensor=True)
-    update = PlainUpdate(layout)
-    if layout.tp == 1:
+        compute, exchange = PlainStep(layout), PlainExchange(layout, ("tensor",))
+        blocking = Together("blocking", compute, in_turn=exchange)
+    else:
+        compute = PlainUpdate(layout)
         exchange = PlainExchange(layout, ("data",), bucket_bytes, "exchange data")
-        return _of_one_axis(update, exchange, is_tensor=False)
-    return _of_two_axes(update, layout, bucket_bytes)
-
-
-def _of_one_axis(compute: PlainStep, exchange: PlainExchange, is_tensor: bool) -> list[Contestant]:
-    blocking = (
-        Together("blocking", compute, in_turn=exchange)
-        if is_tensor
-        else Together("blocking", compute, behind=exchange)
-    )
+        blocking = Together("blocking", compute, behind=exchange)
     return [compute, exchange, blocking, Together("beside", compute, beside=exchange)]
 
 

@@ -44,8 +44,8 @@ def as_json(measurement: MachineMeasurement) -> dict[str, Any]:
 
 def axis_allows(rounds: Rounds, axis: str) -> float:
     """The efficiency that this machine allows on an axis of a whole step, in plain PyTorch."""
-    both = f"beside {axis}"
-    beside = both if both in rounds.step_ms else "beside"
+    of_two = f"beside {axis}"
+    beside = of_two if of_two in rounds.step_ms else "beside"
     return saved_share(rounds, ("blocking", beside, "plain", f"exchange {axis}"))
 
 

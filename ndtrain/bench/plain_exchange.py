@@ -114,9 +114,8 @@ class _InTurn:
 class Together(Contestant):
     """Compute and the transfers of a step, which it waits for or does not.
 
-    Waiting for all is what blocking collectives reach: compute and transfers one after the other,
-    though ranks that share a core get on while others wait. Waiting for none is what this machine
-    allows to whoever moves these bytes behind this compute: moving them takes cycles from it.
+    Waiting for all is what blocking collectives reach. Waiting for none is what this machine allows
+    to whoever moves these bytes behind this compute: moving them takes cycles from it.
     """
 
     uses_all_ranks = True

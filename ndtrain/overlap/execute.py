@@ -78,10 +78,10 @@ class Run:
         issued: called once the last communication is on its stream, with compute left to do.
         """
         self._values |= dict(zip(self._schedule.inputs, inputs, strict=True))
-        last = last_issued(self._schedule)
+        last = None if issued is None else last_issued(self._schedule)
         for place in range(self._num_done, len(self._schedule.nodes)):
             self._step(self._schedule.nodes[place])
-            if place == last and issued is not None:
+            if issued is not None and place == last:
                 issued()
         return tuple(ready(self._values[name]) for name in self._schedule.outputs)
 

@@ -12,8 +12,9 @@ from typing import get_args
 from torch import Tensor
 
 from ndtrain.core.errors import UserError
+from ndtrain.overlap.candidates import COLUMN, ROW
 from ndtrain.overlap.collective_matmul import DIVIDES, NUM_CHUNKS, Mode
-from ndtrain.parallel.linear import column_plan, column_product, row_plan, row_product
+from ndtrain.parallel.linear import column_product, plan_of, row_product
 from ndtrain.runtime.runtime import Runtime
 
 
@@ -31,7 +32,8 @@ def all_gather_matmul(
     do not fit.
     """
     _check(x, weight, mode, name, own_rows=x.shape[0])
-    return column_product(x, weight, column_plan(name, runtime, mode, mode, early=mode != "off"))
+    plan = plan_of(COLUMN, name, runtime, mode, mode, early=mode != "off")
+    return column_product(x, weight, plan)
 
 
 def matmul_reduce_scatter(
@@ -51,7 +53,8 @@ def matmul_reduce_scatter(
             f"{x.shape[0]} rows cannot be divided by {num_ranks} ranks", name, "pad the sequence"
         )
     _check(x, weight, mode, name, own_rows=x.shape[0] // num_ranks)
-    return row_product(x, weight, row_plan(name, runtime, mode, mode, early=mode != "off"))
+    plan = plan_of(ROW, name, runtime, mode, mode, early=mode != "off")
+    return row_product(x, weight, plan)
 
 
 def _check(x: Tensor, weight: Tensor, mode: str, name: str, own_rows: int) -> None:

@@ -12,20 +12,16 @@ activation memory stays 1/t. That gather has a head start (`overlap/early.py`): 
 backward of the row-parallel product that stands behind in the layer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, autograd, nn
 
-from ndtrain.overlap.collective_matmul import (
-    Mode,
-    column_backward,
-    gather_matmul,
-    matmul_scatter,
-    row_backward,
-)
+from ndtrain.overlap.candidates import COLUMN, ROW, Builder
+from ndtrain.overlap.collective_matmul import Mode
 from ndtrain.overlap.execute import Run, execute
-from ndtrain.overlap.modes import Modes
+from ndtrain.overlap.modes import Modes, Pass
 from ndtrain.overlap.schedule import Schedule
 from ndtrain.parallel.head_start import HeadStart, begin, column_before
 from ndtrain.parallel.kept import Kept
@@ -115,7 +111,8 @@ class _PlannedAfterKeep(autograd.Function):
         return dx, dweight, None, None
 
 
-def column_plan(
+def plan_of(
+    builders: Mapping[Pass, Builder],
     name: str,
     runtime: Runtime,
     forward: Mode,
@@ -123,30 +120,11 @@ def column_plan(
     serial: bool = False,
     early: bool = False,
 ) -> Plan:
-    """early: as in `Plan`; a traced graph has no need of it, it leaves every gather free."""
+    """builders: COLUMN or ROW. early: as in `Plan`; a traced graph leaves every gather free."""
     place = runtime.place(runtime.mesh.tensor)
     return Plan(
-        gather_matmul(name, place, forward),
-        column_backward(f"{name}.backward", place, backward),
-        runtime,
-        serial,
-        early and runtime.trace is None,
-    )
-
-
-def row_plan(
-    name: str,
-    runtime: Runtime,
-    forward: Mode,
-    backward: Mode,
-    serial: bool = False,
-    early: bool = False,
-) -> Plan:
-    """early: as in `column_plan`."""
-    place = runtime.place(runtime.mesh.tensor)
-    return Plan(
-        matmul_scatter(name, place, forward),
-        row_backward(f"{name}.backward", place, backward),
+        builders["forward"](name, place, forward),
+        builders["backward"](f"{name}.backward", place, backward),
         runtime,
         serial,
         early and runtime.trace is None,
@@ -174,7 +152,7 @@ class ColumnParallelLinear(nn.Module):
     def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        self.plan = column_plan(name, runtime, *_modes_of(name, modes))
+        self.plan = plan_of(COLUMN, name, runtime, *_modes_of(name, modes))
 
     def forward(self, x: Tensor) -> Tensor:
         return column_product(x, self.weight, self.plan)
@@ -186,7 +164,7 @@ class RowParallelLinear(nn.Module):
     def __init__(self, weight: nn.Parameter, runtime: Runtime, name: str, modes: Modes) -> None:
         super().__init__()
         self.weight = weight
-        self.plan = row_plan(name, runtime, *_modes_of(name, modes))
+        self.plan = plan_of(ROW, name, runtime, *_modes_of(name, modes))
 
     def forward(self, x: Tensor) -> Tensor:
         return row_product(x, self.weight, self.plan)

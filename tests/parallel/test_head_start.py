@@ -135,6 +135,16 @@ def test_the_nearest_column_of_a_loop_of_ones_own_begins_early() -> None:
         assert names.count(name) == 1
 
 
+def test_a_column_that_two_rows_read_gathers_once() -> None:
+    names: list[str] = []
+    runtime = lone(2, 0, names.append, names.append, ToldInline)
+    x, up, down = (torch.randn(shape).requires_grad_() for shape in ((4, 2, 8), (6, 8), (8, 6)))
+    h = all_gather_matmul(x, up, runtime, "bulk", "up")
+    rows = [matmul_reduce_scatter(h, down, runtime, "bulk", name) for name in ("one", "two")]
+    torch.stack(rows).sum().backward()
+    assert names.count("up.backward.gather") == 1
+
+
 def test_a_row_whose_x_no_column_made_begins_nothing() -> None:
     names: list[str] = []
     runtime = lone(2, 0, names.append, names.append, ToldInline)
